@@ -1,0 +1,32 @@
+# `make run` and `make test` need Python 3.11+ and pip, and nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DATABASE ?= sqlite:///netsieve.db
+
+.PHONY: run test lint bench clean
+
+# A search on scikit-learn's digits, no download: a thousand draws, then the ranking.
+run: .venv/installed
+	$(BIN)/netsieve run first --db $(DATABASE) --dataset digits --candidates 200
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/end_to_end.py
+
+# Pinned: the versions that the tests ran with. Installed again when a pin or the project changes.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "netsieve needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

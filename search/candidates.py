@@ -1,0 +1,76 @@
+"""What becomes of a candidate: its statuses, the reasons, its measurements and its outcome.
+
+    drawn ── rejected          the checker refused it; terminal
+          └─ open ── completed  trained to the last epoch; terminal
+                  └─ failed     training ended early, with a reason; terminal
+
+A terminal candidate never changes. Rejections and failures are values, not exceptions: they are
+what a search is for.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a candidate stands."""
+
+    REJECTED = "rejected"  # cannot be built, or breaks a rule of the space; has a RejectionReason
+    OPEN = "open"  # valid, and not yet trained to an end
+    COMPLETED = "completed"  # trained for every epoch of the recipe
+    FAILED = "failed"  # training ended early; has a FailureReason
+
+
+class RejectionReason(StrEnum):
+    """Why the checker refuses an architecture, in the order in which the rules are tried at a layer."""
+
+    CHANNELS_EXCEED_SIDE = "channels_exceed_side"  # a rule of the space, not of PyTorch
+    CHANNELS_BELOW_ONE = "channels_below_one"  # a conv's channel factor leaves no channel
+    PADDING_EXCEEDS_HALF_KERNEL = "padding_exceeds_half_kernel"  # pools; PyTorch refuses it
+    KERNEL_EXCEEDS_INPUT = "kernel_exceeds_input"  # kernel larger than the padded input
+    OVER_BUDGET = "over_budget"  # whole network beyond a budget of the space; has no layer
+
+
+class FailureReason(StrEnum):
+    """Why a training ended early."""
+
+    NON_FINITE_LOSS = "non_finite_loss"  # the loss became infinite or not a number
+    OUT_OF_MEMORY = "out_of_memory"  # the device or the host had no memory left
+    TIMEOUT = "timeout"  # longer in training than --trial-timeout
+    WORKER_DIED = "worker_died"  # the worker's process ended while training it
+    EXCEPTION = "exception"  # anything else; the detail keeps type and message
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Losses and accuracy of one candidate after one epoch."""
+
+    epoch: int  # counted from 1
+    train_loss: float  # mean cross-entropy over the epoch's training batches
+    val_loss: float  # mean cross-entropy over all validation images, in eval mode
+    val_accuracy: float  # fraction of validation images classified correctly, 0 to 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: completed (no reason), or failed with a reason. Finished epochs are kept."""
+
+    measurements: tuple[Measurement, ...]  # one an epoch that was finished, in order
+    seconds: float  # wall time in training
+    reason: FailureReason | None = None  # None: completed
+    detail: str | None = None  # for a failure: what happened, one cleaned line
+
+    @property
+    def status(self) -> Status:
+        """The status that this outcome gives its candidate."""
+        return Status.COMPLETED if self.reason is None else Status.FAILED
+
+
+DETAIL_LIMIT = 500  # characters
+
+
+def clean_detail(text: str) -> str:
+    """``text`` as one storable line: control characters, NULs and lone surrogates out, cut at 500 characters."""
+    printable = "".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_LIMIT])
+    line = " ".join(printable.split())
+    return line if len(line) <= DETAIL_LIMIT else line[: DETAIL_LIMIT - 3] + "..."

@@ -1,0 +1,10 @@
+"""WHAT HAPPENED: searches, candidates and outcomes, through SQLAlchemy Core.
+
+    schema.py      the tables, each column with its meaning
+    engine.py      from a URL to a connection: SQLite pragmas, schema revision, foreign files refused
+    store.py       every write
+    queries.py     every read
+    migrations/    Alembic, from the first day
+
+Imports the search core, never workers.
+"""
