@@ -74,3 +74,8 @@ def clean_detail(text: str) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_LIMIT])
     line = " ".join(printable.split())
     return line if len(line) <= DETAIL_LIMIT else line[: DETAIL_LIMIT - 3] + "..."
+
+
+def clean_error(error: BaseException) -> str:
+    """An exception as one storable line: its type and message."""
+    return clean_detail(f"{type(error).__name__}: {error}")

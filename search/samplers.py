@@ -5,7 +5,7 @@ and its version, seed and index. There is no generator state to save.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,6 @@ from search.space import SearchSpace
 
 HALVES_PER_COUNTER = 8  # one Philox counter gives four 64-bit words, that is eight 32-bit halves
 WORDS_PER_COUNTER = 4
-
-
-class Sampler(Protocol):
-    """Draws candidates by index."""
-
-    name: ClassVar[str]
-    version: ClassVar[int]  # stored with a search; raised whenever a draw changes
-
-    def draw(self, start: int, stop: int) -> list[Architecture]:
-        """The architectures of indices start to stop - 1, invalid ones included."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +32,7 @@ class RejectionSampler:
     """
 
     name: ClassVar[str] = "rejection"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 1  # stored with a search; raised whenever a draw changes
 
     space: SearchSpace
     seed: int  # 0 to 2^63 - 1

@@ -1,0 +1,132 @@
+"""What makes a search, and what ends a run of it.
+
+A search's settings are stored when it is created and never change; a run that names other ones is
+refused with the differences. Limits belong to a run and are free.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from search.errors import SettingsError, quoted
+from search.space import NAME, NAME_RULE, SearchSpace, space_from_dict
+
+LARGEST_INTEGER = 2**63 - 1  # what both databases store
+MOST_EPOCHS = 100_000
+TRAIN_IMAGES = 5_000  # the default: the first 5,000 training images, or all of a smaller dataset
+SPLIT_SEED = 42  # of the permutation that says which fifth of them is for validation
+CANDIDATES = 1_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a candidate is trained: plain SGD on cross-entropy. Raises SettingsError when out of range."""
+
+    train_images: int = TRAIN_IMAGES  # the dataset's first so many images, split 0.8/0.2
+    batch_size: int = 32  # the last partial batch is dropped in training
+    epochs: int = 10
+    learning_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        require("--train-images", self.train_images, 5, LARGEST_INTEGER)
+        require("--batch-size", self.batch_size, 1, LARGEST_INTEGER)
+        require("--epochs", self.epochs, 1, MOST_EPOCHS)
+        if not (math.isfinite(self.learning_rate) and 0 < self.learning_rate <= 1000):
+            raise SettingsError(f"--learning-rate {self.learning_rate}: must be above 0, up to 1000")
+        if self.batch_size > self.images_for_training:
+            raise SettingsError(
+                f"--batch-size {self.batch_size}: more than the {self.images_for_training} images that are trained on "
+                f"(0.8 of --train-images {self.train_images}), so no batch would be full"
+            )
+
+    @property
+    def images_for_training(self) -> int:
+        """Images trained on, of ``train_images``; the rest is for validation."""
+        return self.train_images * 4 // 5
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search is, for ever. ``as_dict`` is what is stored."""
+
+    space: SearchSpace
+    sampler: str
+    sampler_version: int
+    seed: int  # 0 to 2^63 - 1
+    dataset: str  # a dataset's name, or the path of an .npz file
+    dataset_sha256: str  # of the images and labels that are trained and validated on
+    recipe: Recipe
+    device: str  # cpu or cuda
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return {
+            "space": self.space.as_dict(),
+            "sampler": self.sampler,
+            "sampler_version": self.sampler_version,
+            "seed": self.seed,
+            "dataset": self.dataset,
+            "dataset_sha256": self.dataset_sha256,
+            "recipe": asdict(self.recipe),
+            "device": self.device,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":
+        """The settings of plain values. Raises SpaceError, SettingsError."""
+        return cls(**{**values, "space": space_from_dict(values["space"]), "recipe": Recipe(**values["recipe"])})
+
+
+def difference(stored: SearchSettings, given: Mapping[str, Any]) -> list[str]:
+    """One entry for each of the ``given`` values that is not the stored one: ``seed: stored 0, given 7``.
+
+    ``given`` holds what the user typed, by the names of SearchSettings and Recipe. Spaces are equal
+    when they draw and check the same, whatever their names; datasets when their content is the same.
+    """
+    known = {**asdict(stored.recipe), **{name: getattr(stored, name) for name in SETTING_NAMES}}
+    known["space"] = f"{stored.space.name} ({stored.space.digest()[:12]})"
+    found = []
+    for name, value in given.items():
+        if name == "space":
+            if value.digest() == stored.space.digest():
+                continue
+            value = f"{value.name} ({value.digest()[:12]})"  # noqa: PLW2901  # shown as the stored one is
+        if value != known[name]:
+            found.append(f"{name.replace('_', '-')}: stored {known[name]}, given {value}")
+    return found
+
+
+SETTING_NAMES = ("sampler", "sampler_version", "seed", "dataset", "dataset_sha256", "device")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run ends. What is training then is finished. Raises SettingsError when out of range."""
+
+    candidates: int = CANDIDATES  # draws, over the whole search
+    max_completed: int | None = None  # completed candidates, over the whole search
+    max_time_s: float | None = None  # of this run
+    target_accuracy: float | None = None  # 0 to 1: ends once a completed candidate reaches it
+    trial_timeout_s: float = 600.0  # in training, one candidate
+    grace_s: float = 30.0  # after a first Ctrl-C or SIGTERM, for what is training
+
+    def __post_init__(self) -> None:
+        require("--candidates", self.candidates, 1, LARGEST_INTEGER)
+        if self.max_completed is not None:
+            require("--max-completed", self.max_completed, 1, LARGEST_INTEGER)
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise SettingsError(f"--target-accuracy {self.target_accuracy}: must be above 0, up to 1")
+
+
+def require(option: str, value: int, low: int, high: int) -> None:
+    """Raise SettingsError unless ``value`` is from ``low`` to ``high``."""
+    if not low <= value <= high:
+        raise SettingsError(f"{option} {value}: must be from {low} to {high}")
+
+
+def require_name(name: str) -> str:
+    """The name of a search. Raises SettingsError."""
+    if not NAME.fullmatch(name):
+        raise SettingsError(f"NAME {quoted(name)}: a search's name has {NAME_RULE}")
+    return name

@@ -1,0 +1,231 @@
+"""Datasets, as arrays that stay in memory, and their split.
+
+    mnist, fashion-mnist, kmnist   torchvision's, read from a folder, downloaded into it if missing
+    digits                         scikit-learn's 1,797 handwritten digits; needs no download
+    FILE.npz                       the user's own: images uint8 (N, H, W) or (N, C, H, W), labels (N,)
+
+Nothing falls back from one to another. ``load`` reads a whole training set once, in the
+coordinator; workers are handed the few thousand images that the recipe names.
+"""
+
+import contextlib
+import hashlib
+import io
+import shutil
+import socket
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from search.candidates import clean_error
+from search.errors import DataError, quoted
+from search.layers import Shape
+from search.settings import SPLIT_SEED, Recipe
+from search.space import SearchSpace
+from workers.torchvision_on_cpu import import_datasets
+
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+NAMES = (*TORCHVISION, "digits")
+DOWNLOAD_TIMEOUT_S = 30.0  # of silence
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels for training and validation, in the dataset's own order."""
+
+    name: str
+    images: npt.NDArray[Any]  # (N, C, H, W), uint8 from 0 to 255, or float32 from 0 to 1
+    labels: npt.NDArray[np.int64]  # (N,)
+
+    @property
+    def image_shape(self) -> Shape:
+        """Of one image."""
+        return Shape(*self.images.shape[1:])
+
+    def first(self, count: int) -> "Dataset":
+        """The first ``count`` images. Raises DataError if there are fewer."""
+        if count > len(self.images):
+            raise DataError(f"--train-images {count}: dataset {self.name} has {len(self.images):,} training images")
+        return Dataset(self.name, self.images[:count], self.labels[:count])
+
+    def sha256(self) -> str:
+        """SHA-256 over the images and labels, their types and shapes, in hex."""
+        digest = hashlib.sha256()
+        for array in (self.images, self.labels):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def load(name: str, data_dir: Path) -> Dataset:
+    """The training set of a named dataset, or of an ``.npz`` file.
+
+    Raises DataError: unknown name, files missing and no network, files damaged, wrong shapes or labels.
+    """
+    if name == "digits":
+        dataset = _load_digits()
+    elif name in TORCHVISION:
+        dataset = _load_torchvision(name, data_dir)
+    elif name.endswith(".npz"):
+        dataset = _load_npz(Path(name))
+    else:
+        raise DataError(f"--dataset {quoted(name)}: must be one of {', '.join(NAMES)}, or a file ending in .npz")
+    if len(dataset.images) == 0 or 0 in dataset.images.shape:
+        raise DataError(f"dataset {name}: images of shape {dataset.images.shape} hold nothing")
+    if len(dataset.images) != len(dataset.labels):
+        raise DataError(f"dataset {name}: {len(dataset.images)} images but {len(dataset.labels)} labels")
+    return dataset
+
+
+def require_fit(dataset: Dataset, space: SearchSpace) -> None:
+    """Raise DataError unless the dataset's images and labels fit the space's input shape and classes."""
+    if dataset.image_shape != space.input_shape:
+        raise DataError(
+            f"dataset {dataset.name} has images of {dataset.image_shape} (channels x height x width), but space "
+            f"{space.name} takes {space.input_shape}; give a space with "
+            f"input_shape = {list(dataset.image_shape)} (--space FILE.toml)"
+        )
+    low, high = int(dataset.labels.min()), int(dataset.labels.max())
+    if low < 0 or high >= space.classes:
+        raise DataError(
+            f"dataset {dataset.name} has labels from {low} to {high}, but space {space.name} has classes = "
+            f"{space.classes}, so labels must be from 0 to {space.classes - 1}"
+        )
+
+
+# ------------------------------------------------------------------ the split
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a worker keeps on its device: float32 images from 0 to 1, and int64 labels."""
+
+    train_images: Tensor  # (n, C, H, W)
+    train_labels: Tensor  # (n,)
+    val_images: Tensor  # (m, C, H, W)
+    val_labels: Tensor  # (m,)
+
+
+def split(dataset: Dataset, recipe: Recipe, device: torch.device | str = "cpu") -> Split:
+    """The recipe's images, 0.8 for training and the rest for validation, by a fixed permutation."""
+    images = torch.from_numpy(np.array(dataset.images[: recipe.train_images]))
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    labels = torch.from_numpy(np.array(dataset.labels[: recipe.train_images]))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    train, val = order[: recipe.images_for_training], order[recipe.images_for_training :]
+    return Split(*(part.to(device) for part in (images[train], labels[train], images[val], labels[val])))
+
+
+# ------------------------------------------------------------------ where they come from
+
+
+def _load_digits() -> Dataset:
+    """Scikit-learn's digits: 8x8, values 0 to 16; bilinearly resized to 28x28 and scaled to 0..1."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415  # takes a second, and is rarely needed
+
+    digits = load_digits()
+    small = torch.from_numpy(digits.images).float()[:, None] / 16  # (N, 1, 8, 8)
+    images = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    return Dataset("digits", images.numpy(), digits.target.astype(np.int64))
+
+
+def present(data_dir: Path) -> list[str]:
+    """The datasets that can be had without a download."""
+    return [*(name for name in TORCHVISION if not _missing(_folder(name, data_dir))), "digits"]
+
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def _folder(name: str, data_dir: Path) -> Path:
+    """Where torchvision keeps a dataset's files."""
+    return data_dir / TORCHVISION[name] / "raw"
+
+
+def _missing(folder: Path) -> list[str]:
+    return [file for file in FILES if not (folder / file).is_file()]
+
+
+def _load_torchvision(name: str, data_dir: Path) -> Dataset:
+    dataset_class = getattr(import_datasets(), TORCHVISION[name])
+    folder = _folder(name, data_dir)
+    if _missing(folder):
+        _download(dataset_class, name, data_dir)
+    try:
+        training_set = dataset_class(root=str(data_dir), train=True, download=False)
+    except Exception as error:  # noqa: BLE001  # its reader has bare asserts, and lets any error through
+        raise DataError(
+            f"dataset {name}: the files {', '.join(FILES)} in {folder} cannot be read "
+            f"({clean_error(error)}); delete them and let netsieve download them again"
+        ) from None
+    images, labels = training_set.data.numpy(), training_set.targets.numpy().astype(np.int64)
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise DataError(f"dataset {name}: {folder / FILES[0]} holds no grey images; delete it to download it again")
+    return Dataset(name, images[:, None], labels)
+
+
+def _download(dataset_class: Any, name: str, data_dir: Path) -> None:
+    """Download into a folder beside the final one, then rename: two runs at once, or a cut one, do no harm."""
+    folder = _folder(name, data_dir)
+    missing = _missing(folder)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".downloading-") as fresh, _impatient():
+            got = dataset_class(root=fresh, train=True, download=True)
+            folder.parent.mkdir(exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(got.raw_folder).replace(folder)
+    except Exception as error:  # noqa: BLE001  # no network, or a broken answer of it, shows as many types
+        if not _missing(folder):
+            return  # another run was faster
+        raise DataError(
+            f"dataset {name}: {', '.join(missing)} not found in {folder}, and downloading them failed "
+            f"({clean_error(error)}); put them there, name another folder with --data-dir, "
+            "or use --dataset digits, which needs no download"
+        ) from None
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """Silence torchvision's progress on stdout, and give up on a network that does not answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _load_npz(path: Path) -> Dataset:
+    where = f"--dataset {path}"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise DataError(f"{where}: is a single array; save it with numpy.savez(images=..., labels=...)")
+            missing = [key for key in ("images", "labels") if key not in arrays]
+            if missing:
+                raise DataError(f"{where}: has no array {missing[0]!r}; it must hold images and labels")
+            images, labels = arrays["images"], arrays["labels"]
+    except FileNotFoundError:
+        raise DataError(f"{where}: no such file") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+        raise DataError(f"{where}: not a readable .npz file ({error})") from None
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise DataError(
+            f"{where}: images are {images.dtype} of shape {images.shape}; they must be uint8 (N, H, W) or (N, C, H, W)"
+        )
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{where}: labels are {labels.dtype} of shape {labels.shape}; they must be whole numbers (N,)")
+    return Dataset(str(path), images, labels.astype(np.int64))
