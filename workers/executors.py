@@ -1,0 +1,88 @@
+"""The in-process executor: one candidate at a time, in the coordinator's own process, without Ray.
+
+For small searches, debugging, and machines on which Ray does not start. Training advances a batch
+at a time inside ``poll``, so the loop stays awake for signals and deadlines. Not covered: a network
+that takes its whole process down takes the search with it (resume goes on), and a single batch that
+never ends cannot be interrupted; Ray's workers survive both.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from search.candidates import Outcome
+from search.coordinator import Finished, Started, Task, WorkerEvent, WorkerReady
+
+
+class Prepared(Protocol):
+    """A trainer in the process that trains."""
+
+    def train(self, layers: str) -> Iterator[Outcome | None]:
+        """Train one layer string: None after every batch, its outcome last."""
+        ...
+
+
+class TrainerFactory(Protocol):
+    """What an executor is given: picklable, prepared once in every process that trains."""
+
+    def prepare(self) -> Prepared:
+        """Load what training needs."""
+        ...
+
+
+class InProcessExecutor:
+    """Trains in this process."""
+
+    def __init__(self, trainer: TrainerFactory) -> None:
+        self._trainer = trainer.prepare()
+        self._queue: deque[Task] = deque()
+        self._training: tuple[Task, Iterator[Outcome | None]] | None = None
+        self._events: list[WorkerEvent] = [WorkerReady(0)]
+
+    @property
+    def workers(self) -> int:
+        """This process."""
+        return 1
+
+    def submit(self, worker: int, tasks: Sequence[Task]) -> None:
+        """Queue a batch."""
+        self._queue.extend(tasks)
+
+    def poll(self, timeout_s: float) -> list[WorkerEvent]:
+        """Train until something happens, or for ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while not self._events and time.monotonic() < deadline:
+            if self._training is None and not self._queue:
+                time.sleep(timeout_s)
+            else:
+                self._advance()
+        events, self._events = self._events, []
+        return events
+
+    def _advance(self) -> None:
+        if self._training is None:
+            task = self._queue.popleft()
+            self._training = (task, self._trainer.train(task.layers))
+            self._events.append(Started(0, task.index))
+            return
+        task, batches = self._training
+        outcome = next(batches)
+        if outcome is not None:
+            self._training = None
+            self._events.append(Finished(0, task.index, outcome))
+
+    def replace(self, worker: int) -> None:
+        """Drop what is queued and in training, and be ready again."""
+        self.release(worker)
+        self._events.append(WorkerReady(0))
+
+    def release(self, worker: int) -> None:
+        """Drop what is queued and in training."""
+        self._queue.clear()
+        self._training = None
+        self._events = []
+
+    def close(self) -> None:
+        """Drop what is queued and in training."""
+        self.release(0)

@@ -1,0 +1,264 @@
+"""The executor on Ray: long-lived actors that hold the data and stream back what happens.
+
+The only file that imports ray. An actor prepares its trainer once, then takes batches; one call a
+batch yields ``started`` and ``finished`` for each candidate. Actors never raise for a candidate, so
+an error from Ray means a lost process. Ray restarts and retries nothing by itself (max_restarts=0,
+max_task_retries=0): the coordinator must know what was in training when a process ended.
+
+Not covered: a cluster that loses its head node. Every call fails then, the run stops with exit
+code 75, and ``netsieve resume`` goes on elsewhere: what is recorded does not live in Ray.
+"""
+
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Before ray is imported: no usage statistics, and no upload of the working directory under `uv run`.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+
+from search.candidates import FailureReason, Outcome, clean_error
+from search.coordinator import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
+from search.errors import SettingsError, Stopped
+from workers.executors import TrainerFactory
+
+FAILED_STARTS = 3  # in a row, before the run stops: the fault is the cluster's, not a candidate's
+START_TIMEOUT_S = 180.0  # for the first worker; a cluster may have to grow
+OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
+
+
+# ------------------------------------------------------------------ the session
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """How many workers, and what each one takes from the cluster."""
+
+    device: str  # cpu or cuda
+    workers: int
+    gpus_per_worker: float  # 0 on the CPU
+
+
+def plan(
+    available: Mapping[str, float], device: str | None, workers: int | None, gpus_per_worker: float | None
+) -> WorkerPlan:
+    """A worker a GPU (or the share of one that is asked for) where there are GPUs, else a worker a CPU core.
+
+    ``available`` is what ``resources`` gives. Raises SettingsError when the cluster lacks what is asked.
+    """
+    gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 0.0)
+    device = device or ("cuda" if gpus else "cpu")
+    if device == "cpu":
+        if gpus_per_worker:
+            raise SettingsError(f"--gpus-per-worker {gpus_per_worker:g}: the workers of this search train on the CPU")
+        return WorkerPlan("cpu", _at_most(workers, int(cpus), "CPU cores"), 0.0)
+    if not gpus:
+        raise SettingsError("--device cuda: Ray sees no GPU; give --device cpu, or the address of a cluster with GPUs")
+    share = gpus_per_worker or 1.0
+    return WorkerPlan("cuda", _at_most(workers, int(gpus / share), f"workers of {share:g} GPU"), share)
+
+
+def _at_most(asked: int | None, most: int, what: str) -> int:
+    if most < 1 or (asked or 0) > most:
+        raise SettingsError(f"--workers {asked or 1}: the Ray cluster has {most} {what}")
+    return asked or most
+
+
+def resources() -> dict[str, float]:
+    """What the cluster has in all: CPU, GPU, ..."""
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def disconnect() -> None:
+    """Leave the cluster; end a local session."""
+    ray.shutdown()
+
+
+def library_version() -> str:
+    """The version of Ray."""
+    return str(ray.__version__)
+
+
+def connect(address: str | None, workers: int | None) -> None:
+    """Join the Ray cluster at ``address``, or start a local session that ends with this process.
+
+    Call it from the main thread, and install signal handlers after it: ray.init replaces SIGTERM's.
+    Raises SettingsError when nothing answers at the address.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        token = Path.home() / ".ray" / "auth_token"
+        is_new = not token.exists()
+        cores = max(workers or 1, os.cpu_count() or 1)
+        ray.init(
+            address="local", num_cpus=cores, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet
+        )
+        if is_new and token.exists():
+            token.chmod(0o600)  # Ray leaves the cluster's secret readable for everyone
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"--ray-address {address}: no Ray cluster to join there ({clean_error(error)}); "
+            "leave it out for a local session"
+        ) from None
+
+
+# ------------------------------------------------------------------ the actor
+
+
+class TrainingActor:
+    """One worker process."""
+
+    def __init__(self, trainer: TrainerFactory) -> None:
+        self._trainer = trainer.prepare()
+
+    def hello(self) -> tuple[str, int]:
+        """The version of netsieve here, and the process id."""
+        return version("netsieve"), os.getpid()
+
+    def train(self, tasks: list[tuple[int, str]]) -> Iterator[tuple[int, Outcome | None]]:
+        """Train a batch of (index, layers): yields (index, None) when one starts, (index, outcome) when it ends."""
+        for index, layers in tasks:
+            yield index, None
+            for outcome in self._trainer.train(layers):
+                if outcome is not None:
+                    yield index, outcome
+
+
+@dataclass
+class _Slot:
+    """A worker's place: the actor that fills it now, and what it was asked."""
+
+    actor: Any
+    hello: Any  # ObjectRef of its first reply, until it came
+    batches: deque[Any] = field(default_factory=deque)  # ObjectRefGenerators, in order
+    pid: int | None = None
+
+
+class RayExecutor:
+    """Trains on Ray actors; ``connect`` must have been called."""
+
+    def __init__(self, trainer: TrainerFactory, workers: WorkerPlan) -> None:
+        self._plan = workers
+        self._trainer = ray.put(trainer)
+        self._actor_class = ray.remote(TrainingActor).options(
+            num_cpus=1, num_gpus=workers.gpus_per_worker, max_restarts=0, max_task_retries=0, enable_task_events=False
+        )
+        self._failed_starts = 0
+        self._waited_s = 0.0
+        self._slots = {number: self._start() for number in range(workers.workers)}
+
+    @property
+    def workers(self) -> int:
+        """How many actors."""
+        return self._plan.workers
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the actors that are up."""
+        return [slot.pid for slot in self._slots.values() if slot.pid]
+
+    def _start(self) -> _Slot:
+        actor: Any = self._actor_class.remote(self._trainer)
+        return _Slot(actor, actor.hello.remote())
+
+    def submit(self, worker: int, tasks: Sequence[Task]) -> None:
+        """Queue a batch at an actor: one streaming call."""
+        slot = self._slots[worker]
+        slot.batches.append(slot.actor.train.remote([(task.index, task.layers) for task in tasks]))
+
+    def poll(self, timeout_s: float) -> list[WorkerEvent]:
+        """What happened since the last call; waits up to ``timeout_s``. Raises Stopped when no worker starts."""
+        owner = {}
+        for number, slot in self._slots.items():
+            if slot.hello is not None:
+                owner[slot.hello] = number
+            if slot.batches:
+                owner[slot.batches[0]] = number
+        ready, _ = ray.wait(list(owner), num_returns=1, timeout=timeout_s, fetch_local=False)
+        if not ready:
+            self._wait_for_first(timeout_s)
+            return []
+        ready, _ = ray.wait(list(owner), num_returns=len(owner), timeout=0, fetch_local=False)
+        events = [self._hear(owner[source], source) for source in ready]
+        return [event for event in events if event is not None]
+
+    def _hear(self, worker: int, source: Any) -> WorkerEvent | None:
+        slot = self._slots[worker]
+        try:
+            if source is slot.hello:
+                return self._greet(worker, slot)
+            index, outcome = ray.get(next(source))
+        except StopIteration:
+            slot.batches.popleft()
+            return None
+        except RayError as error:
+            return self._lose(worker, slot, error)
+        return Started(worker, index) if outcome is None else Finished(worker, index, outcome)
+
+    def _greet(self, worker: int, slot: _Slot) -> WorkerEvent:
+        there, slot.pid = ray.get(slot.hello)
+        here = version("netsieve")
+        if there != here:
+            raise Stopped(
+                f"a worker has netsieve {there}, the coordinator {here}: install the same version on every node"
+            )
+        slot.hello = None
+        self._failed_starts = 0
+        return WorkerReady(worker)
+
+    def _lose(self, worker: int, slot: _Slot, error: RayError) -> WorkerEvent | None:
+        started = slot.hello is None
+        cause = clean_error(error)
+        if not started:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}") from None
+        self.replace(worker)
+        if not started:
+            return None
+        reason = FailureReason.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else FailureReason.WORKER_DIED
+        return WorkerLost(worker, reason, cause)
+
+    def _wait_for_first(self, waited_s: float) -> None:
+        """Give up if no worker came up for too long."""
+        if any(slot.hello is None for slot in self._slots.values()):
+            self._waited_s = 0.0
+            return
+        self._waited_s += waited_s
+        if self._waited_s >= START_TIMEOUT_S:
+            raise Stopped(
+                f"no worker started within {START_TIMEOUT_S:g} s; see what else uses the cluster (ray status), "
+                "then go on with netsieve resume"
+            )
+
+    def replace(self, worker: int) -> None:
+        """Kill an actor and start another in its place."""
+        _kill(self._slots[worker].actor)
+        self._slots[worker] = self._start()
+
+    def release(self, worker: int) -> None:
+        """Kill an actor."""
+        _kill(self._slots.pop(worker).actor)
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for worker in list(self._slots):
+            self.release(worker)
+
+
+def _kill(actor: Any) -> None:
+    """End an actor's process at once: graceful ends can hang, and can leave a GPU's memory held (ray#59872)."""
+    with contextlib.suppress(RayActorError):  # it was dead already
+        ray.kill(actor, no_restart=True)
