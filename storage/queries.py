@@ -1,0 +1,237 @@
+"""Every read of the database: plain frozen rows, ready to print.
+
+Counts come from the tallies and rankings from an index, so answers do not slow down as a search grows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from search.candidates import Status
+from search.errors import UnknownSearch, quoted
+from search.run import Best, Counts
+from search.settings import SearchSettings
+from storage.processes import boot_id, is_alive, this_process
+from storage.schema import NO_LAYER, architecture_digest, candidate, coordinator, search, tally
+
+SEEN_WITHIN = timedelta(seconds=60)  # a coordinator of another machine that gave no sign for longer is taken for dead
+
+
+class State(StrEnum):
+    """How a search stands; read from its rows, not stored."""
+
+    FINISHED = "finished"  # every candidate is drawn, and none is open
+    RUNNING = "running"  # a coordinator is at work
+    STOPPED = "stopped"  # neither
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """A search, as it was created."""
+
+    id: int
+    name: str
+    settings: SearchSettings
+    created_at: datetime
+    netsieve_version: str
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """A candidate. The fields, in this order, are the command line's keys."""
+
+    index: int
+    layers: str
+    status: Status
+    reason: str | None  # RejectionReason or FailureReason
+    layer: int | None  # of a rejection, counted from 0
+    parameters: int | None
+    macs: int | None
+    train_loss: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    epochs: int
+    seconds: float | None
+    attempts: int
+
+
+@dataclass(frozen=True)
+class CandidateDetails:
+    """All that is stored of one candidate."""
+
+    candidate: CandidateRow
+    detail: str | None
+    curve: tuple[tuple[float, float, float], ...]  # (train loss, validation loss, validation accuracy) an epoch
+
+
+@dataclass(frozen=True)
+class FailureCount:
+    """How many candidates were rejected or failed for a reason at a layer."""
+
+    status: Status
+    reason: str
+    layer: int | None
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a search stands."""
+
+    state: State
+    stopped_because: str | None  # for a stopped one
+    counts: Counts
+
+
+_COLUMNS = [candidate.c.draw_index, *(candidate.c[name] for name in list(CandidateRow.__annotations__)[1:])]
+
+
+def find(connection: Connection, name: str) -> SearchRow | None:
+    """The search of that name, if there is one."""
+    row = connection.execute(sa.select(search).where(search.c.name == name)).one_or_none()
+    if row is None:
+        return None
+    return SearchRow(row.id, row.name, SearchSettings.from_dict(row.settings), row.created_at, row.netsieve_version)
+
+
+def require(connection: Connection, name: str) -> SearchRow:
+    """The search of that name. Raises UnknownSearch, with the nearest names."""
+    row = find(connection, name)
+    if row is None:
+        names = list(connection.scalars(sa.select(search.c.name).order_by(search.c.id.desc()).limit(1000)))
+        near = get_close_matches(name, names, n=3) or names[:3]
+        known = f"there is {', '.join(near)}" if near else "it holds no search yet; start one with netsieve run"
+        raise UnknownSearch(f"NAME {quoted(name)}: no such search in this database; {known}")
+    return row
+
+
+def names(connection: Connection) -> list[str]:
+    """The names of all searches, oldest first."""
+    return list(connection.scalars(sa.select(search.c.name).order_by(search.c.id)))
+
+
+def counts(connection: Connection, search_id: int) -> Counts:
+    """How many candidates a search has drawn, and how they stand."""
+    row = connection.execute(sa.select(search.c.target, search.c.drawn).where(search.c.id == search_id)).one()
+    by_status = dict.fromkeys(Status, 0)
+    query = sa.select(tally.c.status, sa.func.sum(tally.c.candidates)).where(tally.c.search_id == search_id)
+    for status, number in connection.execute(query.group_by(tally.c.status)):
+        by_status[Status(status)] = int(number)
+    return Counts(
+        target=row.target,
+        drawn=row.drawn,
+        rejected=by_status[Status.REJECTED],
+        completed=by_status[Status.COMPLETED],
+        failed=by_status[Status.FAILED],
+        open=by_status[Status.OPEN],
+    )
+
+
+def standing(connection: Connection, search_id: int) -> Standing:
+    """State and counts of a search."""
+    now = counts(connection, search_id)
+    if now.drawn >= now.target and not now.open:
+        return Standing(State.FINISHED, None, now)
+    if coordinators_at_work(connection, search_id):
+        return Standing(State.RUNNING, None, now)
+    last = connection.execute(
+        sa.select(coordinator).where(coordinator.c.search_id == search_id).order_by(coordinator.c.id.desc()).limit(1)
+    ).one_or_none()
+    if last is None:
+        why = "no run has begun"
+    elif last.ended_at is None:
+        why = f"killed: process {last.pid} on {last.host}"
+    else:
+        why = last.ending or "extended"
+    return Standing(State.STOPPED, why, now)
+
+
+def coordinators_at_work(connection: Connection, search_id: int) -> list[Row[Any]]:
+    """The coordinators of a search that are alive, as far as can be told from here."""
+    rows = connection.execute(
+        sa.select(coordinator).where(coordinator.c.search_id == search_id, coordinator.c.ended_at.is_(None))
+    )
+    return [row for row in rows if _is_at_work(row)]
+
+
+def _is_at_work(row: Row[Any]) -> bool:
+    here = this_process()
+    if row.host == here["host"] and row.boot_id == boot_id():
+        return is_alive(row.pid, row.pid_started)
+    return bool(row.host != here["host"] and datetime.now(UTC) - row.seen_at < SEEN_WITHIN)
+
+
+def ranked(connection: Connection, search_id: int, limit: int) -> list[CandidateRow]:
+    """The best completed candidates: by accuracy after the last epoch, then loss, then index."""
+    rows = connection.execute(
+        sa.select(*_COLUMNS)
+        .where(candidate.c.search_id == search_id, literally(Status.COMPLETED))
+        .order_by(candidate.c.val_accuracy.desc(), candidate.c.val_loss, candidate.c.draw_index)
+        .limit(limit)
+    )
+    return [_candidate(row) for row in rows]
+
+
+def best(connection: Connection, search_id: int) -> Best | None:
+    """The best completed candidate."""
+    for row in ranked(connection, search_id, 1):
+        assert row.val_accuracy is not None
+        assert row.val_loss is not None
+        return Best(row.index, row.val_accuracy, row.val_loss, row.layers)
+    return None
+
+
+def candidates(connection: Connection, search_id: int, limit: int | None) -> Iterator[CandidateRow]:
+    """The candidates in the order in which they were drawn, streamed."""
+    query = sa.select(*_COLUMNS).where(candidate.c.search_id == search_id).order_by(candidate.c.draw_index)
+    rows = connection.execution_options(yield_per=1000).execute(query.limit(limit))
+    return (_candidate(row) for row in rows)
+
+
+def failures(connection: Connection, search_id: int) -> list[FailureCount]:
+    """Rejections and failures by reason and layer, most frequent first."""
+    rows = connection.execute(
+        sa.select(tally)
+        .where(tally.c.search_id == search_id, tally.c.reason != "", tally.c.candidates > 0)
+        .order_by(tally.c.candidates.desc(), tally.c.status, tally.c.reason, tally.c.layer)
+    )
+    return [
+        FailureCount(Status(row.status), row.reason, None if row.layer == NO_LAYER else row.layer, row.candidates)
+        for row in rows
+    ]
+
+
+def details(connection: Connection, search_id: int, index: int) -> CandidateDetails | None:
+    """The candidate that was first drawn at ``index``; None if nothing was."""
+    return _details(connection, search_id, candidate.c.draw_index == index)
+
+
+def details_of(connection: Connection, search_id: int, layers: str) -> CandidateDetails | None:
+    """The candidate of that canonical layer string."""
+    return _details(connection, search_id, candidate.c.digest == architecture_digest(layers))
+
+
+def _details(connection: Connection, search_id: int, where: sa.ColumnElement[bool]) -> CandidateDetails | None:
+    row = connection.execute(
+        sa.select(*_COLUMNS, candidate.c.detail, candidate.c.curve).where(candidate.c.search_id == search_id, where)
+    ).one_or_none()
+    if row is None:
+        return None
+    *values, detail, curve = row
+    return CandidateDetails(_candidate(values), detail, tuple((a, b, c) for a, b, c in curve or ()))
+
+
+def _candidate(row: Any) -> CandidateRow:
+    index, layers, status, *rest = row
+    return CandidateRow(index, layers, Status(status), *rest)
+
+
+def literally(status: Status) -> sa.ColumnElement[bool]:
+    """The status as literal text, so that SQLite sees that a partial index serves."""
+    return candidate.c.status == sa.text(f"'{status}'")

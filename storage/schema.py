@@ -1,0 +1,153 @@
+"""The tables: one row a search, one row a distinct architecture of it, and tallies.
+
+    search ──< candidate     what was drawn, and how it ended
+           ──< tally         how many candidates there are by status, reason and layer
+           ──< coordinator   the runs of it: who is, or was, at work
+
+Rows are the only truth: what is missing from a search is the indices not yet drawn, and the
+candidates still open. Terminal candidates never change. Every change of a table is a revision under
+``migrations/versions``; a test compares the two.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from search.candidates import Status
+
+REVISION = "0001"  # what this version reads and writes; the newest file of migrations/versions
+APPLICATION_ID = 0x6E657473  # "nets": marks an SQLite file as netsieve's (PRAGMA application_id)
+
+NO_LAYER = -1  # in a tally: the candidates have no failing layer
+
+
+def architecture_digest(layers: str) -> bytes:
+    """16 bytes of the SHA-256 of a canonical layer string: equal for equal architectures only."""
+    return hashlib.sha256(layers.encode()).digest()[:16]
+
+
+metadata = MetaData(
+    naming_convention={  # names that migrations can refer to on every database
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, in UTC, also where the database (SQLite) forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC."""
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From UTC."""
+        return value.replace(tzinfo=value.tzinfo or UTC) if value else None
+
+
+search = Table(
+    "search",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("settings", JSON, nullable=False),  # search.settings.SearchSettings: what makes it this search
+    Column("target", BigInteger, nullable=False),  # candidates to draw; may only grow
+    Column("drawn", BigInteger, nullable=False),  # candidates drawn: indices 0 to drawn - 1
+    Column("created_at", Moment, nullable=False),
+    Column("netsieve_version", String(32), nullable=False),  # that created it
+)
+
+candidate = Table(
+    "candidate",
+    metadata,
+    Column("search_id", ForeignKey("search.id"), primary_key=True),
+    Column("draw_index", BigInteger, primary_key=True, autoincrement=False),  # where it was first drawn
+    Column("digest", LargeBinary(16), nullable=False),  # architecture_digest of its layers: what makes it distinct
+    Column("layers", Text, nullable=False),  # canonical layer string
+    Column("status", String(16), nullable=False),  # search.candidates.Status
+    Column("reason", String(32)),  # of a rejection or failure
+    Column("layer", Integer),  # of a rejection: the failing layer, counted from 0; NULL: over budget
+    Column("detail", Text),  # of a rejection or failure: one line
+    Column("parameters", BigInteger),  # NULL when rejected
+    Column("macs", BigInteger),  # multiply-adds per image; NULL when rejected
+    Column("train_loss", Double),  # of the last finished epoch, and so on
+    Column("val_loss", Double),
+    Column("val_accuracy", Double),  # 0 to 1
+    Column("epochs", Integer, nullable=False),  # finished
+    Column("curve", JSON(none_as_null=True)),  # [[train_loss, val_loss, val_accuracy], ...], an entry an epoch
+    Column("seconds", Double),  # in training
+    Column("attempts", Integer, nullable=False),  # trainings begun, as far as recorded
+    UniqueConstraint("search_id", "digest"),
+    CheckConstraint("status IN ('rejected', 'open', 'completed', 'failed')", name="status"),
+    CheckConstraint("(status IN ('rejected', 'failed')) = (reason IS NOT NULL)", name="reason"),
+    CheckConstraint("status <> 'completed' OR val_accuracy IS NOT NULL", name="measured"),
+)
+
+# Open candidates in the order in which they are dispatched; the index holds only those.
+_open = candidate.c.status == text(f"'{Status.OPEN}'")
+Index("ix_candidate_open", candidate.c.search_id, candidate.c.draw_index, sqlite_where=_open, postgresql_where=_open)
+
+# The ranking: accuracy after the last epoch, then loss, then index; the index holds only the completed.
+_completed = candidate.c.status == text(f"'{Status.COMPLETED}'")
+Index(
+    "ix_candidate_ranking",
+    candidate.c.search_id,
+    candidate.c.val_accuracy.desc(),
+    candidate.c.val_loss,
+    candidate.c.draw_index,
+    sqlite_where=_completed,
+    postgresql_where=_completed,
+)
+
+# Kept in the transaction that changes a candidate, so that no question counts rows.
+tally = Table(
+    "tally",
+    metadata,
+    Column("search_id", ForeignKey("search.id"), primary_key=True),
+    Column("status", String(16), primary_key=True),
+    Column("reason", String(32), primary_key=True),  # '' where a candidate has none
+    Column("layer", Integer, primary_key=True, autoincrement=False),  # NO_LAYER where a candidate has none
+    Column("candidates", BigInteger, nullable=False),
+)
+
+coordinator = Table(
+    "coordinator",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("search_id", ForeignKey("search.id"), nullable=False, index=True),
+    Column("host", String(255), nullable=False),
+    Column("boot_id", String(64), nullable=False),  # tells a process of before a restart from one of now
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", BigInteger, nullable=False),  # clock ticks since boot; tells a reused pid; 0: unknown
+    Column("started_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),  # its last sign of life
+    Column("ended_at", Moment),  # NULL: at work, or killed
+    Column("ending", Text),  # why it ended before the search was finished; NULL: finished, or killed
+)
