@@ -1,5 +1,70 @@
-"""The command line."""
+"""The command line: the composition root, and the only place that imports workers AND storage.
+
+Commands import what is slow (torch, ray, sqlalchemy, numpy) inside their functions, so that --help
+and questions to the database answer at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from search.cli.doctor import doctor
+from search.cli.launch import resume, run
+from search.cli.layers import check, sample, space
+from search.cli.results import candidates, failures, list_searches, show, status, top
+from search.errors import NetsieveError
 
 
+class OneLineErrors(click.Group):
+    """A group whose errors are one line on stderr: what, where, and the next step; never a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command and exit with its code."""
+        code: Any
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except click.exceptions.Exit as error:
+            code = error.exit_code
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "netsieve"
+            code = _complain(f"{error.format_message()} ({command} --help)", error.exit_code)
+        except click.ClickException as error:
+            code = _complain(error.format_message(), error.exit_code)
+        except NetsieveError as error:
+            code = _complain(str(error), error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            code = _complain("interrupted", 130)
+        except BrokenPipeError:  # the reader of stdout, such as head, has enough
+            sys.stderr.close()
+            code = 0
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    return code
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="netsieve")
 def main() -> None:
-    """Run the command line."""
+    """Search the space of small convolutional networks in bulk.
+
+    Draws layer strings, sieves out those that cannot be built and says why, trains the rest on Ray
+    workers, and records every string, reason and loss in a database.
+
+    \b
+    netsieve run first --dataset digits    a first search, without a download
+    netsieve top first                     its best networks
+    netsieve failures first                why the others could not be built
+    """  # noqa: D301  # click's mark for a paragraph that is not to be wrapped
+
+
+for command in (
+    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, doctor,
+):  # fmt: skip
+    main.add_command(command)

@@ -1,0 +1,137 @@
+"""What a person sees of a run: one live display on a terminal, a line every ten seconds elsewhere.
+
+Both write to stderr; stdout is for data.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.run import Progress
+
+LOG_EVERY_S = 10.0
+REFRESH_EVERY_S = 0.25
+
+
+class Display:
+    """Shows progress; used as a context manager around a run."""
+
+    def __init__(self, title: str, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(stderr=True)
+        self._title = title
+        self._clock = clock
+        self._live: Live | None = None
+        self._shown = float("-inf")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            # Refreshed from this thread only: ray's log lines and signals come at any time.
+            self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, progress: Progress, *, last: bool = False) -> None:
+        """Show ``progress``, if it is time to."""
+        now = self._clock()
+        if not last and now - self._shown < (REFRESH_EVERY_S if self._live else LOG_EVERY_S):
+            return
+        self._shown = now
+        if self._live:
+            self._live.update(self._picture(progress), refresh=True)
+        else:
+            self._console.print(log_line(progress), highlight=False, soft_wrap=True)
+
+    def _picture(self, progress: Progress) -> Group:
+        counts = progress.counts
+        heading = Table.grid(expand=True)
+        heading.add_column(overflow="ellipsis", no_wrap=True)
+        heading.add_column(justify="right", no_wrap=True)
+        state = "stopping" if progress.stopping else "running"
+        heading.add_row(
+            Text(self._title, style="bold"), Text(f"{state} {clock_face(progress.elapsed_s)}", style="cyan")
+        )
+
+        numbers = Table.grid(padding=(0, 3))
+        cells = (
+            ("drawn", f"{counts.drawn:,} of {counts.target:,}", ""),
+            ("repeats", f"{counts.repeats:,}", "dim"),
+            ("rejected", f"{counts.rejected:,}", "yellow"),
+            ("training", f"{progress.training}", "cyan"),
+            ("done", f"{counts.completed:,}", "green"),
+            ("failed", f"{counts.failed:,}", "red" if counts.failed else "dim"),
+        )
+        numbers.add_row(*(Text(name, style="dim") for name, _, _ in cells))
+        numbers.add_row(*(Text(value, style=style) for _, value, style in cells))
+
+        lines: list[Text | Table | ProgressBar] = [
+            heading,
+            ProgressBar(total=1.0, completed=share_done(progress)),
+            numbers,
+        ]
+        if progress.best:
+            best = progress.best
+            lines.append(
+                Text.assemble(
+                    ("best ", "dim"),
+                    (f"{best.val_accuracy:.4f}", "bold green"),
+                    (f"  index {best.index}  ", "dim"),
+                    best.layers,
+                    no_wrap=True,
+                    overflow="ellipsis",
+                )
+            )
+        lines.append(Text(pace(progress), style="dim"))
+        if progress.stopping:
+            lines.append(Text(f"{progress.stopping}: finishing what is in training", style="yellow"))
+        return Group(*lines)
+
+
+def log_line(progress: Progress) -> str:
+    """A run's progress in one line."""
+    counts = progress.counts
+    best = f", best {progress.best.val_accuracy:.4f}" if progress.best else ""
+    stopping = f"; {progress.stopping}: finishing what is in training" if progress.stopping else ""
+    return (
+        f"{clock_face(progress.elapsed_s)}  drawn {counts.drawn:,} of {counts.target:,}, rejected {counts.rejected:,}, "
+        f"training {progress.training}, done {counts.completed:,}, failed {counts.failed:,}{best}; "
+        f"{pace(progress)}{stopping}"
+    )
+
+
+def pace(progress: Progress) -> str:
+    """Candidates a minute, and the time left."""
+    if not progress.ended or not progress.elapsed_s:
+        return f"{progress.workers} {'worker' if progress.workers == 1 else 'workers'} starting"
+    per_second = progress.ended / progress.elapsed_s
+    left = "" if progress.stopping else f", about {clock_face(trainings_left(progress) / per_second)} left"
+    return f"{per_second * 60:.1f} candidates a minute{left}"
+
+
+def trainings_left(progress: Progress) -> float:
+    """Open candidates, and those that the draws to come will open, at the rate so far."""
+    counts = progress.counts
+    valid = counts.completed + counts.failed + counts.open
+    return counts.open + (counts.target - counts.drawn) * (valid / counts.drawn if counts.drawn else 0)
+
+
+def share_done(progress: Progress) -> float:
+    """Of all trainings of the search, 0 to 1."""
+    done, left = progress.counts.completed + progress.counts.failed, trainings_left(progress)
+    return done / (done + left) if done + left else 0.0
+
+
+def clock_face(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,165 @@
+"""netsieve doctor: look over a set-up, and say what is wrong with it and how to mend it."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from search.cli.output import Record, as_record, columns, format_option, print_many
+from search.cli.parameters import database_option, default_data_dir
+from search.errors import NetsieveError
+
+LONGEST_TEMP_DIR = 45  # characters; beyond it Ray's sockets exceed the 107 bytes of AF_UNIX (ray#7724)
+WAL_RESET_FIXED = (3, 51, 3)  # SQLite's version in which two writers cannot corrupt a write-ahead log any more
+FREE_BYTES = 2 * 2**30  # on the disk of Ray's logs
+
+
+class Health(StrEnum):
+    """What doctor thinks of one thing."""
+
+    OK = "ok"
+    WARNING = "warning"  # works, with a limit worth knowing
+    FAILED = "failed"  # a search would not run
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    health: Health
+    what: str
+    detail: str
+
+
+@click.command()
+@database_option()
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="NETSIEVE_DATA_DIR", help="Folder of the datasets.")
+@format_option()
+@click.pass_context
+def doctor(ctx: click.Context, url: str, data_dir: Path | None, style: str) -> None:
+    """Check this machine's set-up; exit code 1 if a search would not run."""
+    findings = [
+        *(_examined(what, look) for what, look in _LOOKS.items()),
+        _examined("database", lambda: _database(url)),
+        _examined("datasets", lambda: _datasets(data_dir or default_data_dir())),
+    ]
+
+    def table(records: Iterator[Record]) -> Iterator[str]:
+        yield from columns(("health", "what", "detail"), [list(record.values()) for record in records])
+
+    print_many(style, map(as_record, findings), table)
+    ctx.exit(1 if any(finding.health is Health.FAILED for finding in findings) else 0)
+
+
+def _examined(what: str, look: Callable[[], tuple[Health, str]]) -> Finding:
+    try:
+        health, detail = look()
+    except NetsieveError as error:
+        health, detail = Health.FAILED, str(error)
+    except Exception as error:  # noqa: BLE001  # whatever is broken, doctor says so and looks further
+        health, detail = Health.FAILED, f"{type(error).__name__}: {error}"
+    return Finding(health, what, " ".join(detail.split()))
+
+
+def _python() -> tuple[Health, str]:
+    return Health.OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
+
+
+def _packages() -> tuple[Health, str]:
+    names = (
+        "netsieve",
+        "torch",
+        "torchvision",
+        "ray",
+        "sqlalchemy",
+        "alembic",
+        "numpy",
+        "click",
+        "rich",
+        "scikit-learn",
+    )
+    return Health.OK, ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def _torch() -> tuple[Health, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return Health.OK, f"torch sees {len(gpus)} GPU: {', '.join(gpus)}"
+    return Health.OK, f"torch sees no GPU: candidates train on {os.cpu_count()} CPU cores"
+
+
+def _torchvision() -> tuple[Health, str]:
+    from workers.torchvision_on_cpu import import_datasets
+
+    return Health.OK, f"imports: {import_datasets().__name__}"
+
+
+def _ray() -> tuple[Health, str]:
+    from workers.ray_executor import library_version
+
+    return Health.OK, f"imports: version {library_version()}"
+
+
+def _temp_dir() -> tuple[Health, str]:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    detail = f"{folder}, {free / 2**30:.1f} GiB free"
+    if len(folder) > LONGEST_TEMP_DIR:
+        return Health.FAILED, f"{detail}; longer than {LONGEST_TEMP_DIR} characters, so Ray cannot start: set TMPDIR"
+    if free < FREE_BYTES:
+        return Health.WARNING, f"{detail}; Ray's logs may fill it: make room, or set TMPDIR"
+    return Health.OK, detail
+
+
+def _sqlite() -> tuple[Health, str]:
+    import sqlite3
+
+    if sqlite3.sqlite_version_info < WAL_RESET_FIXED:
+        fixed = ".".join(map(str, WAL_RESET_FIXED))
+        return Health.WARNING, (
+            f"library {sqlite3.sqlite_version}; before {fixed} two programs that write at once can corrupt a database: "
+            "netsieve allows one coordinator a search, keep to one search a file at a time"
+        )
+    return Health.OK, f"library {sqlite3.sqlite_version}"
+
+
+def _database(url: str) -> tuple[Health, str]:
+    from search.cli.results import reading
+    from storage import engine, queries
+
+    if not engine.holds_something(url):
+        return Health.OK, f"{url} does not exist yet; netsieve run creates it"
+    with reading(url) as connection:
+        return Health.OK, f"{url} has {len(queries.names(connection))} searches"
+
+
+def _datasets(data_dir: Path) -> tuple[Health, str]:
+    from workers.datasets import present
+
+    found = present(data_dir)
+    if "mnist" in found:
+        return Health.OK, f"{', '.join(found)} in {data_dir}"
+    return Health.WARNING, (
+        f"no mnist in {data_dir}: netsieve run downloads it, or reads --data-dir; --dataset digits needs no files"
+    )
+
+
+_LOOKS: dict[str, Callable[[], tuple[Health, str]]] = {
+    "python": _python,
+    "packages": _packages,
+    "torch": _torch,
+    "torchvision": _torchvision,
+    "ray": _ray,
+    "temporary folder": _temp_dir,
+    "sqlite": _sqlite,
+}

@@ -1,0 +1,389 @@
+"""netsieve run and resume: from options to a search, its workers, and an end.
+
+Everything that can be wrong with what was typed is found before Ray starts and before anything is
+written: options, space, dataset, database, and differences from the stored search.
+"""
+
+import os
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from search.cli.parameters import (
+    COUNT,
+    SEED,
+    Duration,
+    database_option,
+    default_data_dir,
+    read_config,
+    space_option,
+)
+from search.cli.results import best_candidates, ranking_table, reading
+from search.errors import NetsieveError, SettingsError
+from search.run import Executor, Progress, Run, StopRequest, judge_with
+from search.settings import CANDIDATES, Limits, Recipe, SearchSettings, difference, require_name
+from search.space import SearchSpace, require_something_valid
+
+if TYPE_CHECKING:
+    from storage.queries import SearchRow, Standing
+    from workers.datasets import Dataset
+    from workers.training import Trainer
+
+
+# ------------------------------------------------------------------ the options
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``run`` and ``resume`` were given; the fields are the options."""
+
+    url: str
+    space: SearchSpace
+    sampler: str
+    seed: int
+    candidates: int
+    max_completed: int | None
+    max_time: float | None  # seconds
+    target_accuracy: float | None
+    dataset: str
+    data_dir: Path | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    train_images: int
+    device: str | None
+    workers: int | None
+    gpus_per_worker: float | None
+    ray_address: str | None
+    trial_timeout: float  # seconds
+    grace: float  # seconds
+    typed: frozenset[str]  # the options that were given, on the command line, by environment or in a --config
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the named options that were typed."""
+        return {name: getattr(self, name) for name in names if name in self.typed}
+
+
+_OPTIONS = [
+    database_option(),
+    space_option(),
+    click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True),
+    click.option("--seed", type=SEED, default=0, show_default=True),
+    click.option(
+        "--candidates", type=COUNT, default=CANDIDATES, show_default=True,
+        help="Draws over the whole search; a larger number extends it.",
+    ),
+    click.option("--max-completed", type=COUNT, help="End at so many completed candidates, over the whole search."),
+    click.option("--max-time", type=Duration(), help="End this run after so long: 90, 90s, 10m, 2h."),
+    click.option("--target-accuracy", type=float, help="End once a candidate reaches it, 0 to 1."),
+    click.option(
+        "--dataset", default="mnist", show_default=True, help="mnist, fashion-mnist, kmnist, digits, or FILE.npz."
+    ),
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=False), envvar="NETSIEVE_DATA_DIR",
+        help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
+        "[default: the user's cache folder]",
+    ),
+    click.option("--epochs", type=int, default=Recipe.epochs, show_default=True),
+    click.option("--batch-size", type=int, default=Recipe.batch_size, show_default=True),
+    click.option("--learning-rate", type=float, default=Recipe.learning_rate, show_default=True),
+    click.option(
+        "--train-images", type=int, default=Recipe.train_images, show_default=True,
+        help="The dataset's first so many training images, a fifth of them for validation; "
+        "all of a smaller dataset, unless given.",
+    ),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there are GPUs, else cpu."),
+    click.option("--workers", type=click.IntRange(0), help="Default: one a GPU, else one a CPU core. 0: no Ray."),
+    click.option("--gpus-per-worker", type=float, help="A share of a GPU, or whole GPUs.  [default: 1]"),
+    click.option("--ray-address", envvar="RAY_ADDRESS", help="Of a running Ray cluster; default: a local session."),
+    click.option("--trial-timeout", type=Duration(), default="600s", show_default=True, help="For one training."),
+    click.option(
+        "--grace", type=Duration(), default="30s", show_default=True,
+        help="After a first Ctrl-C or SIGTERM, for what is in training.",
+    ),
+    click.option(
+        "--config", type=click.Path(path_type=Path), callback=read_config, is_eager=True, expose_value=False,
+        help="A TOML file of these options; those that are typed win.",
+    ),
+]  # fmt: skip
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that ``run`` and ``resume`` share."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _gather(ctx: click.Context, values: dict[str, Any]) -> Options:
+    typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    return Options(**values, typed=frozenset(typed))
+
+
+@click.command()
+@click.argument("name")
+@run_options
+@click.pass_context
+def run(ctx: click.Context, /, name: str, **values: Any) -> None:
+    """Start the search NAME, or go on with it when it exists.
+
+    What makes a search (space, sampler, seed, dataset, recipe, device) is stored with it; a run that
+    names something else is refused. Ctrl-C finishes what is in training; a second one stops at once.
+    """
+    ctx.exit(launch(name, _gather(ctx, values), must_exist=False))
+
+
+@click.command()
+@click.argument("name")
+@run_options
+@click.pass_context
+def resume(ctx: click.Context, /, name: str, **values: Any) -> None:
+    """Go on with the search NAME, as it was created."""
+    ctx.exit(launch(name, _gather(ctx, values), must_exist=True))
+
+
+# ------------------------------------------------------------------ from options to a run
+
+
+def launch(name: str, options: Options, *, must_exist: bool) -> int:
+    """Run a search to an end; the exit code. Raises NetsieveError."""
+    require_name(name)
+    limits = _limits(options)
+    stored, standing = _look_up(name, options.url, must_exist=must_exist)
+    if stored is None or standing is None:
+        limits = replace(limits, candidates=options.candidates)
+        require_something_valid(options.space)
+    else:
+        limits = replace(limits, candidates=_target(options, standing.counts.target))
+        _refuse_difference(name, stored.settings, options.given("space", "sampler", "seed", "device"), options)
+        if standing.state == "finished" and limits.candidates == standing.counts.target:
+            click.echo(f"search {name} is complete: {standing.counts.drawn:,} candidates drawn", err=True)
+            _epilogue(name, options)
+            return 0
+    dataset, settings = _prepare(name, options, stored.settings if stored else None)
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_stdout())
+        executor, settings = _start_workers(options, dataset, settings, stack)
+        why, signals = _work(name, options, settings, limits, executor, stack)
+    return _conclude(name, options, why, signals)
+
+
+def _limits(options: Options) -> Limits:
+    """Of this run; Limits checks them."""
+    return Limits(
+        candidates=options.candidates,
+        max_completed=options.max_completed,
+        max_time_s=options.max_time,
+        target_accuracy=options.target_accuracy,
+        trial_timeout_s=options.trial_timeout,
+        grace_s=options.grace,
+    )
+
+
+def _look_up(name: str, url: str, *, must_exist: bool) -> "tuple[SearchRow | None, Standing | None]":
+    """The stored search, if the database exists and has it."""
+    from storage import engine, queries
+
+    if not must_exist and not engine.holds_something(url):
+        return None, None
+    with reading(url) as connection:
+        found = queries.require(connection, name) if must_exist else queries.find(connection, name)
+        return found, queries.standing(connection, found.id) if found else None
+
+
+def _target(options: Options, stored: int) -> int:
+    """Draws over the whole search: as many as typed, if that extends it."""
+    if "candidates" not in options.typed:
+        return stored
+    if options.candidates < stored:
+        raise SettingsError(
+            f"--candidates {options.candidates}: the search has {stored} already and can only be extended; "
+            "leave it out to go on"
+        )
+    return options.candidates
+
+
+def _refuse_difference(name: str, stored: SearchSettings, given: dict[str, Any], options: Options) -> None:
+    """Raise SettingsError if what was typed is not what the search was created with."""
+    recipe = options.given(*(field.name for field in fields(Recipe)))
+    different = difference(stored, {**given, **recipe})
+    if different:
+        raise SettingsError(
+            f"search {name} was created with other settings ({'; '.join(different)}); "
+            "leave these options out to go on, or give the new search another name"
+        )
+
+
+def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tuple[Dataset, SearchSettings]":
+    """The images that the recipe names, and the search's settings; a stored search's own, once they agree."""
+    from workers.datasets import load, require_fit
+
+    source = options.dataset if stored is None or "dataset" in options.typed else stored.dataset
+    if stored and not source.endswith(".npz"):
+        _refuse_difference(name, stored, {"dataset": source}, options)
+    dataset = load(source, options.data_dir or default_data_dir())
+    require_fit(dataset, stored.space if stored else options.space)
+    if stored:
+        dataset = dataset.first(stored.recipe.train_images)
+        _refuse_difference(name, stored, {"dataset_sha256": dataset.sha256()}, options)
+        return dataset, stored
+    images = options.train_images if "train_images" in options.typed else min(options.train_images, len(dataset.images))
+    recipe = Recipe(images, options.batch_size, options.epochs, options.learning_rate)
+    dataset = dataset.first(images)
+    from search.samplers import SAMPLERS
+
+    return dataset, SearchSettings(
+        space=options.space,
+        sampler=options.sampler,
+        sampler_version=SAMPLERS[options.sampler].version,
+        seed=options.seed,
+        dataset=str(Path(source).absolute()) if source.endswith(".npz") else source,
+        dataset_sha256=dataset.sha256(),
+        recipe=recipe,
+        device=options.device or "",  # settled by the workers that there are
+    )
+
+
+# ------------------------------------------------------------------ workers
+
+
+def _start_workers(
+    options: Options, dataset: "Dataset", settings: SearchSettings, stack: ExitStack
+) -> "tuple[Executor, SearchSettings]":
+    """The executor, and the settings with the device that it trains on. Raises SettingsError, Stopped."""
+    from workers.training import Trainer
+
+    def trainer(device: str) -> "Trainer":
+        return Trainer(dataset, settings.space.rules, settings.recipe, settings.seed, device)
+
+    executor: Executor
+    if options.workers == 0:
+        import torch
+
+        from workers.executors import InProcessExecutor
+
+        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise SettingsError("--device cuda: torch sees no GPU here; give --device cpu")
+        executor = InProcessExecutor(trainer(device))
+    else:
+        from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
+
+        click.echo("starting Ray" if options.ray_address is None else f"joining {options.ray_address}", err=True)
+        connect(options.ray_address, options.workers)
+        stack.callback(disconnect)
+        workers = plan(resources(), settings.device or None, options.workers, options.gpus_per_worker)
+        device = workers.device
+        executor = RayExecutor(trainer(device), workers)
+    stack.callback(executor.close)
+    return executor, replace(settings, device=device)
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Ray prints of lost workers on stdout; they are in the database, and stdout is for data."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+# ------------------------------------------------------------------ the run
+
+
+def _work(
+    name: str, options: Options, settings: SearchSettings, limits: Limits, executor: Executor, stack: ExitStack
+) -> tuple[str | None, list[int]]:
+    """Run to an end: why it ended before the search was finished, if it did, and the signals that came."""
+    from search.cli.display import Display
+    from search.samplers import SAMPLERS
+    from storage.engine import open_for_writing
+    from storage.store import SqlStore
+
+    engine = open_for_writing(options.url)
+    stack.callback(engine.dispose)
+    store = SqlStore.open(engine, name, settings, limits.candidates)
+    store.join()
+    stop, signals = StopRequest(), list[int]()
+    sampler = SAMPLERS[settings.sampler](settings.space, settings.seed)
+    title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
+    why: str | None = "failed"
+    try:
+        with _signals(stop, signals), Display(title) as display:
+            last: list[Progress] = []
+
+            def show(progress: Progress) -> None:
+                last[:] = [progress]
+                display(progress)
+
+            try:
+                why = Run(store, executor, judge_with(sampler, settings.space.rules), limits, stop, show)()
+            finally:
+                if last:
+                    display(last[0], last=True)
+    except NetsieveError as error:
+        why = str(error)
+        raise
+    finally:
+        store.leave(why)
+    return why, signals
+
+
+@contextmanager
+def _signals(stop: StopRequest, came: list[int]) -> Iterator[None]:
+    """Signals ask the run to stop; set after Ray has started, because it replaces SIGTERM's handler."""
+
+    def handle(number: int, _frame: object) -> None:
+        came.append(number)
+        if len(came) > 2:
+            os._exit(128 + number)
+        stop.ask(f"interrupted by {signal.Signals(number).name}")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _conclude(name: str, options: Options, why: str | None, signals: list[int]) -> int:
+    """Say how it ended and how to go on; the exit code."""
+    _epilogue(name, options)
+    if why:
+        click.echo(f"stopped: {why}; go on with: {_command('resume', name, options)}", err=True)
+    return 128 + (signal.SIGTERM if signals[0] == signal.SIGHUP else signals[0]) if signals else 0
+
+
+def _epilogue(name: str, options: Options) -> None:
+    """The top five, and the commands to look further."""
+    with reading(options.url) as connection:
+        best = best_candidates(connection, name, 5)
+    if best:
+        for line in ranking_table(iter(best)):
+            click.echo(line)
+    click.echo("", err=True)
+    for verb, what in (
+        ("top", "the ranking"),
+        ("failures", "why others were rejected or failed"),
+        ("status", "counts"),
+    ):
+        click.echo(f"  {_command(verb, name, options)}    {what}", err=True)
+
+
+def _command(verb: str, name: str, options: Options) -> str:
+    """A command to type, with the options that it needs to find this search and its data."""
+    words = ["netsieve", verb, name]
+    if "url" in options.typed and "NETSIEVE_DB" not in os.environ:
+        words += ["--db", options.url]
+    if verb == "resume" and options.data_dir and "NETSIEVE_DATA_DIR" not in os.environ:
+        words += ["--data-dir", str(options.data_dir)]
+    if verb == "resume" and options.workers is not None:
+        words += ["--workers", str(options.workers)]
+    return shlex.join(words)

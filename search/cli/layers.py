@@ -1,0 +1,159 @@
+"""Commands about layer strings and spaces: check, sample, space show. They need no database."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from search.cli.output import cell, columns, format_option, layer_table, print_many, print_one
+from search.cli.parameters import COUNT, INDEX, SEED, InputShape, Space, space_option
+from search.errors import InvalidInput, LayerStringError
+from search.layer_string import format_architecture, parse
+from search.layers import Shape
+from search.settings import LARGEST_INTEGER
+from search.shapes import check as check_shapes
+from search.space import SearchSpace
+
+DRAWS_AT_ONCE = 1_000
+
+
+# ------------------------------------------------------------------ check
+
+
+@click.command()
+@click.argument("strings", nargs=-1, required=True, metavar="STRING...")
+@space_option()
+@click.option("--input", "input_shape", type=InputShape(), help="The input's shape instead of the space's: 1x28x28.")
+@format_option()
+@click.pass_context
+def check(
+    ctx: click.Context, strings: tuple[str, ...], space: SearchSpace, input_shape: Shape | None, style: str
+) -> None:
+    """Say whether layer STRINGs can be built, and if not, why.
+
+    Any layers of the five kinds, in the space's list or not; its input shape and rules are applied.
+    STRING - reads one string a line from standard input. Exit code 0: all valid; 1: some rejected;
+    2: malformed.
+    """
+    rules = space.rules if input_shape is None else replace(space.rules, input_shape=input_shape)
+    rejected = 0
+
+    def answers() -> Iterator[dict[str, Any]]:
+        nonlocal rejected
+        for where, text in _texts(strings):
+            try:
+                architecture = parse(text)
+            except LayerStringError as error:
+                raise InvalidInput(f"{where}{error}") from None
+            verdict = check_shapes(architecture, rules)
+            rejected += not verdict.valid
+            yield {
+                "layers": format_architecture(architecture),
+                "valid": verdict.valid,
+                "reason": verdict.reason,
+                "layer": verdict.layer,
+                "detail": verdict.detail,
+                "shapes": [list(shape) for shape in verdict.shapes],
+                "parameters": verdict.parameters,
+                "macs": verdict.macs,
+            }
+
+    if len(strings) == 1 and strings[0] != "-":
+        answer = next(answers())
+        print_one(style, answer, lambda: "\n".join(_explain(answer)))
+    else:
+        print_many(style, answers(), lambda found: (line for answer in found for line in [*_explain(answer), ""]))
+    ctx.exit(1 if rejected else 0)
+
+
+def _texts(strings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each text with where it stands, if there are several."""
+    for number, string in enumerate(strings, 1):
+        if string != "-":
+            yield f"STRING {number}: " if len(strings) > 1 else "", string
+            continue
+        lines = sys.stdin.buffer
+        for line_number, line in enumerate(lines, 1):
+            yield f"standard input, line {line_number}: ", line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+
+
+def _explain(answer: dict[str, Any]) -> Iterator[str]:
+    if answer["valid"]:
+        yield f"valid: {cell(answer['parameters'])} parameters, {cell(answer['macs'])} multiply-adds per image"
+    else:
+        at = "" if answer["layer"] is None else f" at layer {answer['layer']} (counted from 0)"
+        yield f"rejected: {answer['reason']}{at}: {answer['detail']}"
+    yield from layer_table(answer["layers"], answer["shapes"])
+
+
+# ------------------------------------------------------------------ sample
+
+
+@click.command()
+@click.option("-n", "count", type=COUNT, default=10, show_default=True, help="How many.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--start", type=INDEX, default=0, show_default=True, help="The first index.")
+@click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True)
+@space_option()
+@format_option()
+def sample(count: int, seed: int, start: int, sampler: str, space: SearchSpace, style: str) -> None:
+    """Draw candidates as a search would, without training: index, layer string, verdict."""
+    from search.samplers import SAMPLERS
+
+    if start + count > LARGEST_INTEGER:
+        raise click.UsageError(f"--start {start} and -n {count}: the last index must be below 2^63")
+    draws = SAMPLERS[sampler](space, seed)
+
+    def drawn() -> Iterator[dict[str, Any]]:
+        for first in range(start, start + count, DRAWS_AT_ONCE):
+            architectures = draws.draw(first, min(first + DRAWS_AT_ONCE, start + count))
+            for index, architecture in enumerate(architectures, first):
+                verdict = check_shapes(architecture, space.rules)
+                yield {
+                    "index": index,
+                    "layers": format_architecture(architecture),
+                    "valid": verdict.valid,
+                    "reason": verdict.reason,
+                    "layer": verdict.layer,
+                }
+
+    def table(records: Iterator[dict[str, Any]]) -> Iterator[str]:
+        for r in records:
+            verdict = "valid" if r["valid"] else f"{r['reason']}" + ("" if r["layer"] is None else f" @{r['layer']}")
+            yield f"{r['index']:>8}  {verdict:<32}  {r['layers']}"
+
+    print_many(style, drawn(), table)
+
+
+# ------------------------------------------------------------------ space
+
+
+@click.group()
+def space() -> None:
+    """Describe search spaces."""
+
+
+@space.command("show")
+@click.argument("space", type=Space(), default="classic", metavar="[SPACE]")
+@format_option("toml")
+def show_space(space: SearchSpace, style: str) -> None:
+    """Describe a SPACE, a preset or a TOML file.
+
+    --format toml prints the file to start one's own from: netsieve space show --format toml > my.toml
+    """
+    if style == "toml":
+        click.echo(space.to_toml(), nl=False)
+        return
+    values = space.as_dict()
+
+    def table() -> str:
+        plain = [(name, value) for name, value in values.items() if name not in {"layers", "input_shape"}]
+        shape = ("input_shape", str(space.input_shape))
+        layers = [(str(i), layer) for i, layer in enumerate(values["layers"])]
+        return "\n".join(
+            [*columns(("key", "value"), [plain[0], shape, *plain[1:]]), "", *columns(("", "layer"), layers)]
+        )
+
+    print_one(style, values, table)

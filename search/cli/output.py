@@ -1,0 +1,112 @@
+"""How answers leave a command: JSON, JSON lines and CSV for programs, tables for people."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, TypeVar
+
+import click
+
+from search.layer_string import parse
+from search.layers import format_layer
+
+FORMATS = ("table", "json", "jsonl", "csv")
+PEOPLE_READ = 20  # rows of a table
+
+Record = dict[str, Any]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def format_option(*more: str) -> Callable[[Command], Command]:
+    """The --format option."""
+    return click.option(
+        "--format", "style", type=click.Choice((*FORMATS, *more)), default="table", show_default=True,
+        help="How to print the answer; table is for people only.",
+    )  # fmt: skip
+
+
+def print_one(style: str, record: Record, table: Callable[[], str]) -> None:
+    """Print an answer about one thing: an object."""
+    if style == "table":
+        click.echo(table())
+    elif style == "csv":
+        click.echo("".join(_csv([record])), nl=False)
+    else:
+        click.echo(json.dumps(record, allow_nan=False))
+
+
+def print_many(style: str, records: Iterable[Record], table: Callable[[Iterator[Record]], Iterator[str]]) -> None:
+    """Print an answer about several things, as they come: a list, or an object or row a line."""
+    if style == "table":
+        for line in table(iter(records)):
+            click.echo(line)
+    elif style == "jsonl":
+        for record in records:
+            click.echo(json.dumps(record, allow_nan=False))
+    elif style == "csv":
+        for line in _csv(records):
+            click.echo(line, nl=False)
+    else:
+        click.echo("[", nl=False)
+        for number, record in enumerate(records):
+            click.echo(("," if number else "") + "\n  " + json.dumps(record, allow_nan=False), nl=False)
+        click.echo("\n]")
+
+
+def _csv(records: Iterable[Record]) -> Iterator[str]:
+    """Rows under a header of the keys; a nested value as JSON."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for number, record in enumerate(records):
+        if number == 0:
+            writer.writerow(record)
+        writer.writerow(json.dumps(value) if isinstance(value, dict | list) else value for value in record.values())
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+
+
+def as_record(row: Any) -> dict[str, Any]:
+    """A frozen row as a record: its fields are the keys."""
+    return dataclasses.asdict(row)
+
+
+def columns(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Lines of aligned columns: numbers to the right, the last column as long as it is."""
+    rows = [[cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    right = [all(_is_number(value) for value in column) for column in zip(*rows, strict=True)] if rows else []
+    for row in chain([list(titles)], rows):
+        padded = (
+            value.rjust(width) if i < len(right) and right[i] else value.ljust(width)
+            for i, (value, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(padded).rstrip()
+
+
+def layer_table(layers: str, shapes: Sequence[Sequence[int]]) -> Iterator[str]:
+    """A layer string, a layer a line, with the shape after each; '-' from a failing layer on."""
+    texts = ["x".join(map(str, shape)) for shape in shapes]
+    rows = [("", "input", texts[0])]
+    for position, layer in enumerate(parse(layers)):
+        after = texts[position + 1] if position + 1 < len(texts) else "-"
+        rows.append((str(position), format_layer(layer), after))
+    yield from columns(("", "layer", "output"), rows)
+
+
+def cell(value: Any) -> str:
+    """A value for people."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(",", "").replace(".", "").replace("%", "").isdigit()

@@ -1,0 +1,127 @@
+"""Option types and readers that several commands share; bad input is named with its option."""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from search.cli.output import Command
+from search.errors import SettingsError, SpaceError, quoted
+from search.layers import LARGEST_SIDE, Shape
+from search.settings import LARGEST_INTEGER
+from search.space import PRESETS, SearchSpace, read_space
+
+LARGEST_FILE = 1_000_000  # bytes of a space or configuration file
+
+SEED = click.IntRange(0, LARGEST_INTEGER)
+INDEX = click.IntRange(0, LARGEST_INTEGER)
+COUNT = click.IntRange(1, LARGEST_INTEGER)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with a unit: 90, 90s, 10m, 2h."""
+
+    name = "duration"
+    _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}  # noqa: RUF012
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """To seconds, above 0 and up to a year."""
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", str(value))
+        seconds = float(match[1]) * self._UNITS[match[2]] if match else 0
+        if not 0 < seconds <= 366 * 86400:
+            self.fail(
+                f"{quoted(str(value))} is no duration above 0 and up to a year; write 90, 90s, 10m or 2h.", param, ctx
+            )
+        return seconds
+
+
+class InputShape(click.ParamType[Shape]):
+    """Channels x height x width."""
+
+    name = "CxHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
+        """To a shape."""
+        if isinstance(value, Shape):
+            return value
+        match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})x([0-9]{1,5})", str(value), re.ASCII)
+        sides = [int(side) for side in match.groups()] if match else [0]
+        if min(sides) < 1 or max(sides) > int(LARGEST_SIDE):
+            self.fail(
+                f"{quoted(str(value))} is no shape; write channels x height x width, such as 1x28x28.", param, ctx
+            )
+        return Shape(*sides)
+
+
+class Space(click.ParamType[SearchSpace]):
+    """A preset's name, or a TOML file."""
+
+    name = "preset|FILE.toml"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SearchSpace:
+        """To a search space."""
+        if isinstance(value, SearchSpace):
+            return value
+        if value in PRESETS:
+            return PRESETS[value]
+        if not str(value).endswith(".toml") and not Path(value).exists():
+            self.fail(f"{quoted(value)} is neither a preset ({', '.join(PRESETS)}) nor a file.", param, ctx)
+        try:
+            return read_space(read_text(Path(value)))
+        except SpaceError as error:
+            self.fail(f"{value}: {error}", param, ctx)
+
+
+def read_text(path: Path) -> str:
+    """The text of a small UTF-8 file. Raises SpaceError."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise SpaceError(f"larger than {LARGEST_FILE:,} bytes; is it the right file?")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise SpaceError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpaceError("is not UTF-8 text") from None
+
+
+def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    """Take the options of a TOML file for this command; those that are typed win."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(read_text(path))
+    except (SpaceError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"--config {path}: {error}") from None
+    known = {name.lstrip("-"): p for p in ctx.command.params for name in p.opts if isinstance(p, click.Option)}
+    taken = {}
+    for key, value in values.items():
+        option = known.get(key.replace("_", "-"))
+        if option is None or option.name in {"config", "help"}:
+            keys = ", ".join(sorted(known.keys() - {"config"}))
+            raise SettingsError(f"--config {path}: unknown key {quoted(key)}; the keys are {keys}")
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise SettingsError(f"--config {path}: {key} = {quoted(str(value))}: must be a number or a string")
+        taken[option.name] = str(value)
+    ctx.default_map = {**(ctx.default_map or {}), **taken}
+
+
+def database_option() -> Callable[[Command], Command]:
+    """The --db option."""
+    return click.option(
+        "--db", "url", envvar="NETSIEVE_DB", default="sqlite:///netsieve.db", show_default=True, metavar="URL",
+        help="The database; also NETSIEVE_DB.",
+    )  # fmt: skip
+
+
+def space_option() -> Callable[[Command], Command]:
+    """The --space option."""
+    return click.option("--space", type=Space(), default="classic", show_default=True, help="The search space.")
+
+
+def default_data_dir() -> Path:
+    """Where datasets are downloaded to."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "netsieve"
