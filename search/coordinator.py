@@ -240,14 +240,16 @@ class Coordinator:
             self._stop_by = None if stop.grace_s is None else now + stop.grace_s
 
     def _started(self, worker: _Worker, index: int, now: float) -> list[Command]:
-        worker.training = next(task for batch in worker.batches for task in batch if task.index == index)
-        worker.since = now
+        task = next((task for task in worker.waiting if task.index == index), None)
+        if task is None:  # it was taken from this worker in the meantime
+            return []
+        worker.training, worker.since = task, now
         return [RecordStart(index)]
 
     def _finished(self, worker: _Worker, index: int, outcome: Outcome, now: float) -> list[Command]:
         task = worker.training
-        assert task is not None
-        assert task.index == index
+        if task is None or task.index != index:  # it was taken from this worker in the meantime
+            return []
         worker.batches[0].remove(task)
         if not worker.batches[0]:
             worker.batches.popleft()
@@ -303,9 +305,11 @@ class Coordinator:
     def _dispatch(self, now: float) -> list[Command]:
         commands: list[Command] = []
         ready = [(number, worker) for number, worker in self._workers.items() if worker.ready]
-        for depth in range(QUEUED_BATCHES):  # every worker's first batch before anyone's second
+        for depth in range(QUEUED_BATCHES):
             for number, worker in ready:
-                if self._pool and len(worker.batches) <= depth:
+                # Every worker's first batch comes before anyone's second, also one's that is still starting.
+                idle = sum(not worker.batches for worker in self._workers.values()) if depth else 0
+                if len(self._pool) > idle and len(worker.batches) <= depth:
                     batch = self._next_batch()
                     if not worker.batches:
                         worker.since = now

@@ -34,35 +34,50 @@ def open_for_writing(url: str) -> Engine:
     path = _sqlite_path(url)
     _require_local(path)
     is_new = not holds_something(url)
-    engine = sa.create_engine(_url(path), hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    if not is_new:
+        open_for_reading(url).dispose()  # before the pragmas of a writer touch another program's file
+    engine = sa.create_engine(
+        URL.create("sqlite", database=str(path)),
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+    )
     event.listen(engine, "connect", _set_up_writer)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     with translated(path):
         if is_new:
             _create_schema(engine)
-        _require_ours(engine, path)
     return engine
 
 
 def holds_something(url: str) -> bool:
-    """Whether there is a file at all. Raises DatabaseError for an unusable URL."""
+    """Whether there is a database with any table; a run that was killed at its very start leaves an empty one.
+
+    Raises DatabaseError for an unusable URL or file.
+    """
     path = _sqlite_path(url)
     _require_usable(path)
-    return path.exists() and path.stat().st_size > 0
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    engine = _reading_engine(path)
+    with translated(path), engine.connect() as connection:
+        return bool(connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar())
 
 
 def open_for_reading(url: str) -> Engine:
     """An engine that cannot write. Raises DatabaseError: no such file, and as ``open_for_writing``."""
     path = _sqlite_path(url)
+    _require_usable(path)
     if not path.exists():
         raise DatabaseError(f"--db {path}: no such file; start a search with netsieve run, or {EXAMPLE}")
-    _require_usable(path)
-    engine = sa.create_engine(
-        _url(path, mode="ro"), hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
-    )
+    engine = _reading_engine(path)
     with translated(path):
         _require_ours(engine, path)
     return engine
+
+
+def _reading_engine(path: Path) -> Engine:
+    url = URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
+    return sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
 
 
 @contextmanager
@@ -79,13 +94,6 @@ def translated(path: Path | str = "the database") -> Iterator[None]:
         if isinstance(error.orig, sqlite3.DatabaseError) and ("not a database" in cause or "malformed" in cause):
             raise DatabaseError(f"--db {path}: {cause}; is it the right file?") from None
         raise Stopped(f"{path}: {cause}; nothing recorded is lost, netsieve resume goes on") from None
-
-
-def _url(path: Path, mode: str | None = None) -> URL:
-    """SQLAlchemy's URL of a file; ``mode`` needs SQLite's own URI form."""
-    if mode is None:
-        return URL.create("sqlite", database=str(path))
-    return URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": mode, "uri": "true"})
 
 
 def _set_up_writer(connection: Any, _record: Any) -> None:

@@ -156,6 +156,7 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
     """Run a search to an end; the exit code. Raises NetsieveError."""
     require_name(name)
     limits = _limits(options)
+    _require_consistent(options)
     stored, standing = _look_up(name, options.url, must_exist=must_exist)
     if stored is None or standing is None:
         limits = replace(limits, candidates=options.candidates)
@@ -164,15 +165,27 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
         limits = replace(limits, candidates=_target(options, standing.counts.target))
         _refuse_difference(name, stored.settings, options.given("space", "sampler", "seed", "device"), options)
         if standing.state == "finished" and limits.candidates == standing.counts.target:
-            click.echo(f"search {name} is complete: {standing.counts.drawn:,} candidates drawn", err=True)
-            _epilogue(name, options)
-            return 0
+            return _conclude(name, options, None, [])
     dataset, settings = _prepare(name, options, stored.settings if stored else None)
     with ExitStack() as stack:
         stack.enter_context(_quiet_stdout())
         executor, settings = _start_workers(options, dataset, settings, stack)
         why, signals = _work(name, options, settings, limits, executor, stack)
     return _conclude(name, options, why, signals)
+
+
+def _require_consistent(options: Options) -> None:
+    """Raise SettingsError for options that contradict each other or themselves."""
+    share = options.gpus_per_worker
+    if share is not None and not (0 < share <= 1 or (share > 1 and share.is_integer())):
+        raise SettingsError(f"--gpus-per-worker {share:g}: must be a share above 0 and up to 1, or a whole number")
+    if options.workers == 0:
+        for name in ("ray_address", "gpus_per_worker"):
+            if name in options.typed:
+                option = name.replace("_", "-")
+                raise SettingsError(
+                    f"--workers 0 --{option} {getattr(options, name)}: 0 workers train without Ray; drop one"
+                )
 
 
 def _limits(options: Options) -> Limits:
@@ -258,20 +271,24 @@ def _start_workers(
     options: Options, dataset: "Dataset", settings: SearchSettings, stack: ExitStack
 ) -> "tuple[Executor, SearchSettings]":
     """The executor, and the settings with the device that it trains on. Raises SettingsError, Stopped."""
+    import torch
+
     from workers.training import Trainer
 
     def trainer(device: str) -> "Trainer":
         return Trainer(dataset, settings.space.rules, settings.recipe, settings.seed, device)
 
     executor: Executor
+    here = options.ray_address is None
+    wants_gpu = settings.device == "cuda" or options.gpus_per_worker is not None
+    if here and wants_gpu and not torch.cuda.is_available():
+        raise SettingsError(
+            "--device cuda: torch sees no GPU here; give --device cpu, or --ray-address of a GPU cluster"
+        )
     if options.workers == 0:
-        import torch
-
         from workers.executors import InProcessExecutor
 
         device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise SettingsError("--device cuda: torch sees no GPU here; give --device cpu")
         executor = InProcessExecutor(trainer(device))
     else:
         from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
@@ -356,7 +373,10 @@ def _signals(stop: StopRequest, came: list[int]) -> Iterator[None]:
 def _conclude(name: str, options: Options, why: str | None, signals: list[int]) -> int:
     """Say how it ended and how to go on; the exit code."""
     _epilogue(name, options)
-    if why:
+    _, standing = _look_up(name, options.url, must_exist=True)
+    if standing and standing.state == "finished":
+        click.echo(f"search {name} is complete: {standing.counts.drawn:,} candidates drawn", err=True)
+    elif why:
         click.echo(f"stopped: {why}; go on with: {_command('resume', name, options)}", err=True)
     return 128 + (signal.SIGTERM if signals[0] == signal.SIGHUP else signals[0]) if signals else 0
 

@@ -43,9 +43,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("search_id", "draw_index", name="pk_candidate"),
         sa.ForeignKeyConstraint(["search_id"], ["search.id"], name="fk_candidate_search_id"),
         sa.UniqueConstraint("search_id", "digest", name="uq_candidate_search_id_digest"),
-        sa.CheckConstraint("status IN ('rejected', 'open', 'completed', 'failed')", name="ck_candidate_status"),
-        sa.CheckConstraint("(status IN ('rejected', 'failed')) = (reason IS NOT NULL)", name="ck_candidate_reason"),
-        sa.CheckConstraint("status <> 'completed' OR val_accuracy IS NOT NULL", name="ck_candidate_measured"),
+        sa.CheckConstraint("status IN ('rejected', 'open', 'completed', 'failed')", name="status"),
+        sa.CheckConstraint("(status IN ('rejected', 'failed')) = (reason IS NOT NULL)", name="reason"),
+        sa.CheckConstraint("status <> 'completed' OR val_accuracy IS NOT NULL", name="measured"),
     )
     still_open, completed = sa.text("status = 'open'"), sa.text("status = 'completed'")
     op.create_index(

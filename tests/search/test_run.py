@@ -1,0 +1,210 @@
+"""A whole run with the in-process executor, a real database, and a trainer that is a function of the string."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.candidates import FailureReason, Measurement, Outcome, Status
+from search.errors import Stopped
+from search.run import Progress, Run, StopRequest, judge_with
+from search.samplers import RejectionSampler
+from search.settings import Limits, Recipe, SearchSettings
+from search.space import CLASSIC
+from storage import queries
+from storage.engine import open_for_writing
+from storage.store import SqlStore
+from workers.executors import InProcessExecutor
+
+SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
+LIMITS = Limits(candidates=300)
+judge = judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)
+
+
+class HashTrainer:
+    """Outcomes that follow from the layer string, without torch."""
+
+    def __init__(self) -> None:
+        self.trained: list[str] = []
+
+    def prepare(self) -> "HashTrainer":
+        return self
+
+    def train(self, layers: str) -> Iterator[Outcome | None]:
+        self.trained.append(layers)
+        yield None
+        number = zlib.crc32(layers.encode())
+        loss = number / 2**32
+        reason = FailureReason.NON_FINITE_LOSS if number % 10 == 0 else None
+        yield Outcome((Measurement(1, loss, loss, 1 - loss),), 0.001, reason, reason and "in epoch 2")
+
+
+class Search:
+    """A search in a file, and what its runs trained."""
+
+    def __init__(self, path: Path) -> None:
+        self.engine = open_for_writing(f"sqlite:///{path}")
+        self.trainer = HashTrainer()
+
+    def run(
+        self, limits: Limits = LIMITS, stop: StopRequest | None = None, **more: Callable[[Progress], None]
+    ) -> str | None:
+        store = SqlStore.open(self.engine, "first", SETTINGS, limits.candidates)
+        executor = InProcessExecutor(self.trainer)
+        return Run(store, executor, judge, limits, stop or StopRequest(), **more)()
+
+    def rows(self) -> list[queries.CandidateRow]:
+        with self.engine.connect() as connection:
+            return [replace(row, seconds=None) for row in queries.candidates(connection, 1, None)]
+
+    def standing(self) -> queries.Standing:
+        with self.engine.connect() as connection:
+            return queries.standing(connection, 1)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    found = Search(tmp_path / "search.db")
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> list[queries.CandidateRow]:
+    """The rows of a search that ran through."""
+    uninterrupted = Search(tmp_path / "whole.db")
+    uninterrupted.run()
+    uninterrupted.engine.dispose()
+    return uninterrupted.rows()
+
+
+def test_a_run_draws_sieves_trains_and_records(search: Search) -> None:
+    """Every index is accounted for; exactly the valid, distinct strings are trained, once each, in order."""
+    assert search.run() is None
+    standing = search.standing()
+    assert standing.state is queries.State.FINISHED
+    assert standing.counts.drawn == 300
+    drawn = judge(0, 300)
+    expected = list(dict.fromkeys(d.layers for d in drawn if d.verdict.valid))
+    assert search.trainer.trained == expected
+    rows = search.rows()
+    assert {row.layers for row in rows} == {d.layers for d in drawn}
+    assert all(row.attempts == 1 for row in rows if row.status is not Status.REJECTED)
+
+
+def test_a_finished_search_trains_nothing_again(search: Search) -> None:
+    """Another run finds nothing to do."""
+    search.run()
+    trained = list(search.trainer.trained)
+    assert search.run() is None
+    assert search.trainer.trained == trained
+
+
+def test_a_longer_search_begins_with_the_shorter_one(search: Search, whole: list[queries.CandidateRow]) -> None:
+    """Extending leaves the rows that there were, and ends like a search that was long from the start."""
+    search.run(replace(LIMITS, candidates=120))
+    short = search.rows()
+    search.run()
+    assert search.rows()[: len(short)] == short
+    assert search.rows() == whole
+
+
+def test_a_run_that_is_cut_anywhere_resumes_to_the_same_rows(search: Search, whole: list[queries.CandidateRow]) -> None:
+    """A second stop request cuts a run at once; whatever was recorded by then is not trained again."""
+    cuts = 0
+    while search.trainer.trained == [] or search.standing().state is not queries.State.FINISHED:
+        stop = StopRequest()
+        seen = 0
+
+        def cut(progress: Progress, stop: StopRequest = stop) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == 8:
+                stop.ask("cut")
+                stop.ask("cut")
+
+        why = search.run(stop=stop, show=cut)
+        cuts += why is not None
+    assert cuts >= 10
+    assert [replace(row, attempts=0) for row in search.rows()] == [replace(row, attempts=0) for row in whole]
+    repeated = len(search.trainer.trained) - len(set(search.trainer.trained))
+    assert repeated <= cuts
+
+
+def test_a_stop_finishes_what_is_training_and_says_why(search: Search) -> None:
+    """What had begun is recorded; the rest stays open."""
+    stop = StopRequest()
+
+    def ask(progress: Progress) -> None:
+        if progress.training and not stop.times:
+            stop.ask("interrupted")
+
+    assert search.run(stop=stop, show=ask) == "interrupted"
+    counts = search.standing().counts
+    assert counts.completed + counts.failed == 1
+    assert counts.open > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [
+        ({"max_completed": 5}, "--max-completed 5 reached"),
+        ({"target_accuracy": 0.9}, "--target-accuracy 0.9 reached"),
+    ],
+)
+def test_limits_end_a_run_and_a_later_one_goes_on(
+    search: Search, whole: list[queries.CandidateRow], limit: dict[str, float], why: str
+) -> None:
+    """Ending early leaves a search that ends like any other."""
+    assert search.run(replace(LIMITS, **limit)) == why  # type: ignore[arg-type]
+    assert search.standing().counts.open > 0
+    assert search.run() is None
+    assert search.rows() == whole
+
+
+def test_results_survive_an_executor_that_gives_up(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When workers cannot be had the run raises, with everything recorded that came in."""
+    poll = InProcessExecutor.poll
+    calls = 0
+
+    def tiring(self: InProcessExecutor, timeout_s: float) -> list:  # type: ignore[type-arg]
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise Stopped("workers do not start")
+        return poll(self, timeout_s)
+
+    monkeypatch.setattr(InProcessExecutor, "poll", tiring)
+    with pytest.raises(Stopped, match="do not start"):
+        search.run()
+    counts = search.standing().counts
+    assert counts.completed + counts.failed == len(search.trainer.trained)
+
+
+def test_a_timeout_is_an_outcome_and_the_others_go_on(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that does not end fails, and the search finishes."""
+    hanging = next(d.layers for d in judge(0, 300) if d.verdict.valid)
+    train = HashTrainer.train
+
+    def hang(self: HashTrainer, layers: str) -> Iterator[Outcome | None]:
+        while layers == hanging:
+            yield None
+        yield from train(self, layers)
+
+    monkeypatch.setattr(HashTrainer, "train", hang)
+    assert search.run(replace(LIMITS, candidates=30, trial_timeout_s=0.3)) is None
+    failed = [row for row in search.rows() if row.reason == FailureReason.TIMEOUT]
+    assert [row.layers for row in failed] == [hanging]
+
+
+def test_progress_adds_up(search: Search) -> None:
+    """What a display is shown agrees with the database at the end."""
+    shown: list[Progress] = []
+    search.run(show=shown.append)
+    last = shown[-1]
+    assert last.counts == search.standing().counts
+    assert last.ended == last.counts.completed + last.counts.failed
+    assert last.best is not None
+    assert last.best.val_accuracy == max(row.val_accuracy or 0 for row in search.rows() if row.status == "completed")
