@@ -56,10 +56,12 @@ class Display:
         heading = Table.grid(expand=True)
         heading.add_column(overflow="ellipsis", no_wrap=True)
         heading.add_column(justify="right", no_wrap=True)
-        state = "stopping" if progress.stopping else "running"
+        state = "stopping" if progress.stopping else "running" if trainings_left(progress) else "done"
         heading.add_row(
             Text(self._title, style="bold"), Text(f"{state} {clock_face(progress.elapsed_s)}", style="cyan")
         )
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=1.0, completed=share_done(progress)))
 
         numbers = Table.grid(padding=(0, 3))
         cells = (
@@ -73,9 +75,9 @@ class Display:
         numbers.add_row(*(Text(name, style="dim") for name, _, _ in cells))
         numbers.add_row(*(Text(value, style=style) for _, value, style in cells))
 
-        lines: list[Text | Table | ProgressBar] = [
+        lines: list[Text | Table] = [
             heading,
-            ProgressBar(total=1.0, completed=share_done(progress)),
+            bar,
             numbers,
         ]
         if progress.best:
@@ -113,7 +115,8 @@ def pace(progress: Progress) -> str:
     if not progress.ended or not progress.elapsed_s:
         return f"{progress.workers} {'worker' if progress.workers == 1 else 'workers'} starting"
     per_second = progress.ended / progress.elapsed_s
-    left = "" if progress.stopping else f", about {clock_face(trainings_left(progress) / per_second)} left"
+    trainings = trainings_left(progress)
+    left = f", about {clock_face(trainings / per_second)} left" if trainings and not progress.stopping else ""
     return f"{per_second * 60:.1f} candidates a minute{left}"
 
 

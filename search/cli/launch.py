@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from search.cli.output import columns
 from search.cli.parameters import (
     COUNT,
     SEED,
@@ -163,7 +164,7 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
         require_something_valid(options.space)
     else:
         limits = replace(limits, candidates=_target(options, standing.counts.target))
-        _refuse_difference(name, stored.settings, options.given("space", "sampler", "seed", "device"), options)
+        _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
         if standing.state == "finished" and limits.candidates == standing.counts.target:
             return _conclude(name, options, None, [])
     dataset, settings = _prepare(name, options, stored.settings if stored else None)
@@ -179,13 +180,10 @@ def _require_consistent(options: Options) -> None:
     share = options.gpus_per_worker
     if share is not None and not (0 < share <= 1 or (share > 1 and share.is_integer())):
         raise SettingsError(f"--gpus-per-worker {share:g}: must be a share above 0 and up to 1, or a whole number")
-    if options.workers == 0:
-        for name in ("ray_address", "gpus_per_worker"):
-            if name in options.typed:
-                option = name.replace("_", "-")
-                raise SettingsError(
-                    f"--workers 0 --{option} {getattr(options, name)}: 0 workers train without Ray; drop one"
-                )
+    if options.workers == 0 and share is not None:
+        raise SettingsError(f"--workers 0 --gpus-per-worker {share:g}: 0 workers train without Ray; drop one")
+    if options.workers == 0 and options.ray_address is not None and "RAY_ADDRESS" not in os.environ:
+        raise SettingsError(f"--workers 0 --ray-address {options.ray_address}: 0 workers train without Ray; drop one")
 
 
 def _limits(options: Options) -> Limits:
@@ -201,14 +199,17 @@ def _limits(options: Options) -> Limits:
 
 
 def _look_up(name: str, url: str, *, must_exist: bool) -> "tuple[SearchRow | None, Standing | None]":
-    """The stored search, if the database exists and has it."""
+    """The stored search, if the database exists and has it. Raises SettingsError while it is being run."""
     from storage import engine, queries
 
     if not must_exist and not engine.holds_something(url):
         return None, None
     with reading(url) as connection:
         found = queries.require(connection, name) if must_exist else queries.find(connection, name)
-        return found, queries.standing(connection, found.id) if found else None
+        if found is None:
+            return None, None
+        queries.require_idle(connection, found.id)
+        return found, queries.standing(connection, found.id)
 
 
 def _target(options: Options, stored: int) -> int:
@@ -223,10 +224,17 @@ def _target(options: Options, stored: int) -> int:
     return options.candidates
 
 
-def _refuse_difference(name: str, stored: SearchSettings, given: dict[str, Any], options: Options) -> None:
-    """Raise SettingsError if what was typed is not what the search was created with."""
-    recipe = options.given(*(field.name for field in fields(Recipe)))
-    different = difference(stored, {**given, **recipe})
+def _given_settings(options: Options, stored: SearchSettings) -> dict[str, Any]:
+    """What was typed of what makes a search; files of one's own are compared by content, once they are read."""
+    given = options.given("space", "sampler", "seed", "device", "dataset", *(field.name for field in fields(Recipe)))
+    if options.dataset.endswith(".npz") and stored.dataset.endswith(".npz"):
+        given.pop("dataset", None)
+    return given
+
+
+def _refuse_difference(name: str, stored: SearchSettings, given: dict[str, Any]) -> None:
+    """Raise SettingsError if what was given is not what the search was created with."""
+    different = difference(stored, given)
     if different:
         raise SettingsError(
             f"search {name} was created with other settings ({'; '.join(different)}); "
@@ -239,13 +247,11 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
     from workers.datasets import load, require_fit
 
     source = options.dataset if stored is None or "dataset" in options.typed else stored.dataset
-    if stored and not source.endswith(".npz"):
-        _refuse_difference(name, stored, {"dataset": source}, options)
     dataset = load(source, options.data_dir or default_data_dir())
     require_fit(dataset, stored.space if stored else options.space)
     if stored:
         dataset = dataset.first(stored.recipe.train_images)
-        _refuse_difference(name, stored, {"dataset_sha256": dataset.sha256()}, options)
+        _refuse_difference(name, stored, {"dataset_sha256": dataset.sha256()})
         return dataset, stored
     images = options.train_images if "train_images" in options.typed else min(options.train_images, len(dataset.images))
     recipe = Recipe(images, options.batch_size, options.epochs, options.learning_rate)
@@ -371,30 +377,25 @@ def _signals(stop: StopRequest, came: list[int]) -> Iterator[None]:
 
 
 def _conclude(name: str, options: Options, why: str | None, signals: list[int]) -> int:
-    """Say how it ended and how to go on; the exit code."""
-    _epilogue(name, options)
-    _, standing = _look_up(name, options.url, must_exist=True)
-    if standing and standing.state == "finished":
-        click.echo(f"search {name} is complete: {standing.counts.drawn:,} candidates drawn", err=True)
-    elif why:
-        click.echo(f"stopped: {why}; go on with: {_command('resume', name, options)}", err=True)
-    return 128 + (signal.SIGTERM if signals[0] == signal.SIGHUP else signals[0]) if signals else 0
+    """The top five, how it ended, and the commands to look further or go on; the exit code."""
+    from storage import queries
 
-
-def _epilogue(name: str, options: Options) -> None:
-    """The top five, and the commands to look further."""
     with reading(options.url) as connection:
+        search = queries.require(connection, name)
+        standing = queries.standing(connection, search.id)
         best = best_candidates(connection, name, 5)
-    if best:
-        for line in ranking_table(iter(best)):
-            click.echo(line)
     click.echo("", err=True)
-    for verb, what in (
-        ("top", "the ranking"),
-        ("failures", "why others were rejected or failed"),
-        ("status", "counts"),
-    ):
-        click.echo(f"  {_command(verb, name, options)}    {what}", err=True)
+    for line in ranking_table(iter(best)) if best else ():
+        click.echo(line)
+    further = [("top", "the ranking"), ("failures", "why others were rejected or failed"), ("status", "the counts")]
+    if standing.state == queries.State.FINISHED:
+        click.echo(f"\nsearch {name} is complete: {standing.counts.drawn:,} candidates drawn", err=True)
+    else:
+        click.echo(f"\nstopped: {why}; go on with: {_command('resume', name, options)}", err=True)
+    for line in columns(("", ""), [(f"  {_command(verb, name, options)}", what) for verb, what in further]):
+        if line:
+            click.echo(line, err=True)
+    return 128 + (signal.SIGTERM if signals[0] == signal.SIGHUP else signals[0]) if signals else 0
 
 
 def _command(verb: str, name: str, options: Options) -> str:

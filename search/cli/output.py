@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -75,7 +77,8 @@ def as_record(row: Any) -> dict[str, Any]:
 
 
 def columns(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Lines of aligned columns: numbers to the right, the last column as long as it is."""
+    """Lines of aligned columns, numbers to the right; on a terminal a line ends at its edge, with an ellipsis."""
+    edge = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     rows = [[cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     right = [all(_is_number(value) for value in column) for column in zip(*rows, strict=True)] if rows else []
@@ -84,7 +87,8 @@ def columns(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[st
             value.rjust(width) if i < len(right) and right[i] else value.ljust(width)
             for i, (value, width) in enumerate(zip(row, widths, strict=True))
         )
-        yield "  ".join(padded).rstrip()
+        line = "  ".join(padded).rstrip()
+        yield line if edge is None or len(line) <= edge else line[: edge - 1] + "…"
 
 
 def layer_table(layers: str, shapes: Sequence[Sequence[int]]) -> Iterator[str]:
