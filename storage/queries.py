@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from search.candidates import Status
-from search.errors import UnknownSearch, quoted
+from search.errors import SettingsError, UnknownSearch, quoted
 from search.run import Best, Counts
 from search.settings import SearchSettings
 from storage.processes import boot_id, is_alive, this_process
@@ -158,6 +158,15 @@ def coordinators_at_work(connection: Connection, search_id: int) -> list[Row[Any
         sa.select(coordinator).where(coordinator.c.search_id == search_id, coordinator.c.ended_at.is_(None))
     )
     return [row for row in rows if _is_at_work(row)]
+
+
+def require_idle(connection: Connection, search_id: int) -> None:
+    """Raise SettingsError while a coordinator is at work on the search."""
+    for other in coordinators_at_work(connection, search_id):
+        raise SettingsError(
+            f"the search is being run by process {other.pid} on {other.host} since "
+            f"{other.started_at:%Y-%m-%d %H:%M} UTC; wait for it, or end it, then go on with netsieve resume"
+        )
 
 
 def _is_at_work(row: Row[Any]) -> bool:

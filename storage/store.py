@@ -164,11 +164,7 @@ class SqlStore:
     def join(self) -> None:
         """Register this process as the search's coordinator. Raises SettingsError while another one is at work."""
         with self._transaction() as connection:
-            for other in queries.coordinators_at_work(connection, self._search_id):
-                raise SettingsError(
-                    f"the search is being run by process {other.pid} on {other.host} since "
-                    f"{other.started_at:%Y-%m-%d %H:%M} UTC; wait for it, or end it, then go on with netsieve resume"
-                )
+            queries.require_idle(connection, self._search_id)
             now = datetime.now(UTC)
             row = connection.execute(
                 coordinator.insert().values(search_id=self._search_id, **this_process(), started_at=now, seen_at=now)
