@@ -27,6 +27,7 @@ class Display:
         self._title = title
         self._clock = clock
         self._live: Live | None = None
+        self._last: Progress | None = None
         self._shown = float("-inf")
 
     def __enter__(self) -> Self:
@@ -37,13 +38,17 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._last:
+            self._shown = float("-inf")
+            self(self._last)
         if self._live:
             self._live.stop()
 
-    def __call__(self, progress: Progress, *, last: bool = False) -> None:
-        """Show ``progress``, if it is time to."""
+    def __call__(self, progress: Progress) -> None:
+        """Show ``progress``, if it is time to; the last one is shown at the end in any case."""
         now = self._clock()
-        if not last and now - self._shown < (REFRESH_EVERY_S if self._live else LOG_EVERY_S):
+        self._last = progress
+        if now - self._shown < (REFRESH_EVERY_S if self._live else LOG_EVERY_S):
             return
         self._shown = now
         if self._live:

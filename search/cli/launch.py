@@ -7,30 +7,22 @@ written: options, space, dataset, database, and differences from the stored sear
 import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from search.cli.options import Options, gather, run_options
 from search.cli.output import columns
-from search.cli.parameters import (
-    COUNT,
-    SEED,
-    Duration,
-    database_option,
-    default_data_dir,
-    read_config,
-    space_option,
-)
+from search.cli.parameters import default_data_dir
 from search.cli.results import best_candidates, ranking_table, reading
 from search.errors import NetsieveError, SettingsError
-from search.run import Executor, Progress, Run, StopRequest, judge_with
-from search.settings import CANDIDATES, Limits, Recipe, SearchSettings, difference, require_name
-from search.space import SearchSpace, require_something_valid
+from search.run import Executor, Run, StopRequest, judge_with
+from search.settings import Limits, Recipe, SearchSettings, difference, require_name
+from search.space import require_something_valid
 
 if TYPE_CHECKING:
     from storage.queries import SearchRow, Standing
@@ -38,94 +30,7 @@ if TYPE_CHECKING:
     from workers.training import Trainer
 
 
-# ------------------------------------------------------------------ the options
-
-
-@dataclass(frozen=True)
-class Options:
-    """What ``run`` and ``resume`` were given; the fields are the options."""
-
-    url: str
-    space: SearchSpace
-    sampler: str
-    seed: int
-    candidates: int
-    max_completed: int | None
-    max_time: float | None  # seconds
-    target_accuracy: float | None
-    dataset: str
-    data_dir: Path | None
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    train_images: int
-    device: str | None
-    workers: int | None
-    gpus_per_worker: float | None
-    ray_address: str | None
-    trial_timeout: float  # seconds
-    grace: float  # seconds
-    typed: frozenset[str]  # the options that were given, on the command line, by environment or in a --config
-
-    def given(self, *names: str) -> dict[str, Any]:
-        """Those of the named options that were typed."""
-        return {name: getattr(self, name) for name in names if name in self.typed}
-
-
-_OPTIONS = [
-    database_option(),
-    space_option(),
-    click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True),
-    click.option("--seed", type=SEED, default=0, show_default=True),
-    click.option(
-        "--candidates", type=COUNT, default=CANDIDATES, show_default=True,
-        help="Draws over the whole search; a larger number extends it.",
-    ),
-    click.option("--max-completed", type=COUNT, help="End at so many completed candidates, over the whole search."),
-    click.option("--max-time", type=Duration(), help="End this run after so long: 90, 90s, 10m, 2h."),
-    click.option("--target-accuracy", type=float, help="End once a candidate reaches it, 0 to 1."),
-    click.option(
-        "--dataset", default="mnist", show_default=True, help="mnist, fashion-mnist, kmnist, digits, or FILE.npz."
-    ),
-    click.option(
-        "--data-dir", type=click.Path(path_type=Path, file_okay=False), envvar="NETSIEVE_DATA_DIR",
-        help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
-        "[default: the user's cache folder]",
-    ),
-    click.option("--epochs", type=int, default=Recipe.epochs, show_default=True),
-    click.option("--batch-size", type=int, default=Recipe.batch_size, show_default=True),
-    click.option("--learning-rate", type=float, default=Recipe.learning_rate, show_default=True),
-    click.option(
-        "--train-images", type=int, default=Recipe.train_images, show_default=True,
-        help="The dataset's first so many training images, a fifth of them for validation; "
-        "all of a smaller dataset, unless given.",
-    ),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there are GPUs, else cpu."),
-    click.option("--workers", type=click.IntRange(0), help="Default: one a GPU, else one a CPU core. 0: no Ray."),
-    click.option("--gpus-per-worker", type=float, help="A share of a GPU, or whole GPUs.  [default: 1]"),
-    click.option("--ray-address", envvar="RAY_ADDRESS", help="Of a running Ray cluster; default: a local session."),
-    click.option("--trial-timeout", type=Duration(), default="600s", show_default=True, help="For one training."),
-    click.option(
-        "--grace", type=Duration(), default="30s", show_default=True,
-        help="After a first Ctrl-C or SIGTERM, for what is in training.",
-    ),
-    click.option(
-        "--config", type=click.Path(path_type=Path), callback=read_config, is_eager=True, expose_value=False,
-        help="A TOML file of these options; those that are typed win.",
-    ),
-]  # fmt: skip
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that ``run`` and ``resume`` share."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def _gather(ctx: click.Context, values: dict[str, Any]) -> Options:
-    typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    return Options(**values, typed=frozenset(typed))
+# ------------------------------------------------------------------ the commands
 
 
 @click.command()
@@ -138,7 +43,7 @@ def run(ctx: click.Context, /, name: str, **values: Any) -> None:
     What makes a search (space, sampler, seed, dataset, recipe, device) is stored with it; a run that
     names something else is refused. Ctrl-C finishes what is in training; a second one stops at once.
     """
-    ctx.exit(launch(name, _gather(ctx, values), must_exist=False))
+    ctx.exit(launch(name, gather(ctx, values), must_exist=False))
 
 
 @click.command()
@@ -147,7 +52,7 @@ def run(ctx: click.Context, /, name: str, **values: Any) -> None:
 @click.pass_context
 def resume(ctx: click.Context, /, name: str, **values: Any) -> None:
     """Go on with the search NAME, as it was created."""
-    ctx.exit(launch(name, _gather(ctx, values), must_exist=True))
+    ctx.exit(launch(name, gather(ctx, values), must_exist=True))
 
 
 # ------------------------------------------------------------------ from options to a run
@@ -225,11 +130,16 @@ def _target(options: Options, stored: int) -> int:
 
 
 def _given_settings(options: Options, stored: SearchSettings) -> dict[str, Any]:
-    """What was typed of what makes a search; files of one's own are compared by content, once they are read."""
+    """What was typed of what makes a search, and the sampler's version here.
+
+    Files of one's own are compared by content, once they are read.
+    """
+    from search.samplers import SAMPLERS
+
     given = options.given("space", "sampler", "seed", "device", "dataset", *(field.name for field in fields(Recipe)))
     if options.dataset.endswith(".npz") and stored.dataset.endswith(".npz"):
         given.pop("dataset", None)
-    return given
+    return {**given, "sampler_version": SAMPLERS[stored.sampler].version}
 
 
 def _refuse_difference(name: str, stored: SearchSettings, given: dict[str, Any]) -> None:
@@ -335,20 +245,11 @@ def _work(
     stop, signals = StopRequest(), list[int]()
     sampler = SAMPLERS[settings.sampler](settings.space, settings.seed)
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
-    why: str | None = "failed"
+    judge = judge_with(sampler, settings.space.rules)
+    why: str | None = "an error in netsieve"
     try:
         with _signals(stop, signals), Display(title) as display:
-            last: list[Progress] = []
-
-            def show(progress: Progress) -> None:
-                last[:] = [progress]
-                display(progress)
-
-            try:
-                why = Run(store, executor, judge_with(sampler, settings.space.rules), limits, stop, show)()
-            finally:
-                if last:
-                    display(last[0], last=True)
+            why = Run(store, executor, judge, limits, stop, display)()
     except NetsieveError as error:
         why = str(error)
         raise

@@ -1,0 +1,101 @@
+"""The options that ``run`` and ``resume`` share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from search.cli.parameters import COUNT, SEED, Duration, database_option, read_config, space_option
+from search.settings import CANDIDATES, Recipe
+from search.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``run`` and ``resume`` were given; the fields are the options."""
+
+    url: str
+    space: SearchSpace
+    sampler: str
+    seed: int
+    candidates: int
+    max_completed: int | None
+    max_time: float | None  # seconds
+    target_accuracy: float | None
+    dataset: str
+    data_dir: Path | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    train_images: int
+    device: str | None
+    workers: int | None
+    gpus_per_worker: float | None
+    ray_address: str | None
+    trial_timeout: float  # seconds
+    grace: float  # seconds
+    typed: frozenset[str]  # the options that were given, on the command line, by environment or in a --config
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the named options that were typed."""
+        return {name: getattr(self, name) for name in names if name in self.typed}
+
+
+_OPTIONS = [
+    database_option(),
+    space_option(),
+    click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True),
+    click.option("--seed", type=SEED, default=0, show_default=True),
+    click.option(
+        "--candidates", type=COUNT, default=CANDIDATES, show_default=True,
+        help="Draws over the whole search; a larger number extends it.",
+    ),
+    click.option("--max-completed", type=COUNT, help="End at so many completed candidates, over the whole search."),
+    click.option("--max-time", type=Duration(), help="End this run after so long: 90, 90s, 10m, 2h."),
+    click.option("--target-accuracy", type=float, help="End once a candidate reaches it, 0 to 1."),
+    click.option(
+        "--dataset", default="mnist", show_default=True, help="mnist, fashion-mnist, kmnist, digits, or FILE.npz."
+    ),
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=False), envvar="NETSIEVE_DATA_DIR",
+        help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
+        "[default: the user's cache folder]",
+    ),
+    click.option("--epochs", type=int, default=Recipe.epochs, show_default=True),
+    click.option("--batch-size", type=int, default=Recipe.batch_size, show_default=True),
+    click.option("--learning-rate", type=float, default=Recipe.learning_rate, show_default=True),
+    click.option(
+        "--train-images", type=int, default=Recipe.train_images, show_default=True,
+        help="The dataset's first so many training images, a fifth of them for validation; "
+        "all of a smaller dataset, unless given.",
+    ),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there are GPUs, else cpu."),
+    click.option("--workers", type=click.IntRange(0), help="Default: one a GPU, else one a CPU core. 0: no Ray."),
+    click.option("--gpus-per-worker", type=float, help="A share of a GPU, or whole GPUs.  [default: 1]"),
+    click.option("--ray-address", envvar="RAY_ADDRESS", help="Of a running Ray cluster; default: a local session."),
+    click.option("--trial-timeout", type=Duration(), default="600s", show_default=True, help="For one training."),
+    click.option(
+        "--grace", type=Duration(), default="30s", show_default=True,
+        help="After a first Ctrl-C or SIGTERM, for what is in training.",
+    ),
+    click.option(
+        "--config", type=click.Path(path_type=Path), callback=read_config, is_eager=True, expose_value=False,
+        help="A TOML file of these options; those that are typed win.",
+    ),
+]  # fmt: skip
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that ``run`` and ``resume`` share."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def gather(ctx: click.Context, values: dict[str, Any]) -> Options:
+    """The options as they came, and which of them were typed."""
+    typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    return Options(**values, typed=frozenset(typed))

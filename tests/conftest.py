@@ -1,0 +1,25 @@
+"""What tests of several packages share."""
+
+import pytest
+
+_CONV = "conv=channel_factor:{},kernel_size:3,stride:1,padding:0-"
+_NORM, _DROP = "batchnorm=eps:{}-", "dropout=p:{}-"
+_AVG, _MAX = "avgpool=kernel_size:{0},stride:{0},padding:0-", "maxpool=kernel_size:{0},stride:{0},padding:0-"
+
+
+@pytest.fixture(scope="session")
+def published() -> tuple[str, ...]:
+    """The method's published first seven strings: the first six are rejected, the seventh is built."""
+    c04, c06, c08, c3, c4 = (_CONV.format(factor) for factor in ("0.4", "0.6", "0.8", "3", "4"))
+    norm5, norm4 = _NORM.format("0.00001"), _NORM.format("0.0001")
+    avg2, avg4, max2, max4 = _AVG.format(2), _AVG.format(4), _MAX.format(2), _MAX.format(4)
+    drop2, drop4 = _DROP.format("0.2"), _DROP.format("0.4")
+    return (
+        c04 + norm5 + c4 + c08 + max4,
+        norm5 + c3 + avg4 + c06 + max4 + drop2 + c08 + drop4,
+        avg4 + c06 + drop4 + c08,
+        c06 + avg2 + c08 + c04 + c4 + c3 + max4 + norm5 + max2 + norm4,
+        c06 + drop2 + norm5 + max4 + avg2 + c04 + c4 + avg4 + c08 + norm4,
+        norm5 + drop4 + norm4 + c08 + max4 + c3,
+        drop2 + c3 + drop4,
+    )
