@@ -158,7 +158,7 @@ def read_space(toml: str) -> SearchSpace:
     """
     try:
         return space_from_dict(tomllib.loads(toml))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of thousands of digits
         raise SpaceError(f"not TOML: {error}") from None
     except RecursionError:
         raise SpaceError("nested too deep for a search space") from None
@@ -220,7 +220,9 @@ def require_something_valid(space: SearchSpace) -> None:
         reasons[found.reason] += 1
         example.setdefault(found.reason, f"{format_architecture(found.architecture)}: {found.detail}")
     met = "; ".join(f"{reason} {count} times, as in {example[reason]}" for reason, count in reasons.most_common())
-    raise SpaceError(f"no layer string of this space is valid ({met}); change its layers, input_shape or rules")
+    raise SpaceError(
+        f"--space {space.name}: no layer string of this space is valid ({met}); change its layers, input_shape or rules"
+    )
 
 
 @dataclass(frozen=True)

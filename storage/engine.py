@@ -5,6 +5,7 @@ refused before anything is written to it, and so is one of another schema revisi
 readers are apart: a reader's connection cannot write, whatever it is asked.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,8 +77,22 @@ def open_for_reading(url: str) -> Engine:
 
 
 def _reading_engine(path: Path) -> Engine:
-    url = URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
-    return sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    """Connections that SQLite opens for reading only.
+
+    They leave the write-ahead log to writers (see ``doctor`` for why), and are closed after each use, so
+    that they do not keep it from being emptied. In a folder where the log's index cannot be made, a
+    database without a log is read as one that nobody changes.
+    """
+    query = {"mode": "ro", "uri": "true"}
+    log = path.with_name(path.name + "-wal")
+    if not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size):
+        query["immutable"] = "1"
+    return sa.create_engine(
+        URL.create("sqlite", database=path.absolute().as_uri(), query=query),
+        hide_parameters=True,
+        poolclass=sa.NullPool,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+    )
 
 
 @contextmanager
@@ -129,6 +144,12 @@ def _sqlite_path(url: str) -> Path:
 
 
 def _require_usable(path: Path) -> None:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise DatabaseError(f"--db {quoted(str(path), 200)}: {error.strerror}; {EXAMPLE}") from None
     if path.is_dir():
         raise DatabaseError(f"--db {path}: is a folder; {EXAMPLE}")
     if not path.parent.is_dir():
@@ -171,10 +192,12 @@ def _create_schema(engine: Engine) -> None:
 def _require_ours(engine: Engine, path: Path) -> None:
     with engine.connect() as connection:
         owner = connection.exec_driver_sql("PRAGMA application_id").scalar()
-        tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
+        tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
         if owner != APPLICATION_ID:
             what = "is another program's database" if tables else "is empty"
             raise DatabaseError(f"--db {path}: {what}, not netsieve's; {EXAMPLE}")
+        if "alembic_version" not in tables:
+            raise DatabaseError(f"--db {path}: has no schema revision; is it the right file, and whole?")
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     if revision != REVISION:
         raise DatabaseError(

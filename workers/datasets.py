@@ -177,6 +177,7 @@ def _download(dataset_class: Any, name: str, data_dir: Path) -> None:
     """Download into a folder beside the final one, then rename: two runs at once, or a cut one, do no harm."""
     folder = _folder(name, data_dir)
     missing = _missing(folder)
+    is_new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=".downloading-") as fresh, _impatient():
@@ -187,6 +188,9 @@ def _download(dataset_class: Any, name: str, data_dir: Path) -> None:
     except Exception as error:  # noqa: BLE001  # no network, or a broken answer of it, shows as many types
         if not _missing(folder):
             return  # another run was faster
+        if is_new:
+            with contextlib.suppress(OSError):
+                data_dir.rmdir()
         raise DataError(
             f"dataset {name}: {', '.join(missing)} not found in {folder}, and downloading them failed "
             f"({clean_error(error)}); put them there, name another folder with --data-dir, "
@@ -209,9 +213,9 @@ def _impatient() -> Iterator[None]:
 def _load_npz(path: Path) -> Dataset:
     where = f"--dataset {path}"
     try:
+        with path.open("rb") as file, zipfile.ZipFile(file):
+            pass  # numpy would take a single array for an archive, and leave a damaged one open
         with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise DataError(f"{where}: is a single array; save it with numpy.savez(images=..., labels=...)")
             missing = [key for key in ("images", "labels") if key not in arrays]
             if missing:
                 raise DataError(f"{where}: has no array {missing[0]!r}; it must hold images and labels")

@@ -39,13 +39,17 @@ class OneLineErrors(click.Group):
         except BrokenPipeError:  # the reader of stdout, such as head, has enough
             sys.stderr.close()
             code = 0
+        except OSError as error:  # stdout is full or broken; netsieve's own files have their own errors
+            code = _complain(f"cannot write the answer: {error.strerror}", 1)
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
         return code
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo("Error: " + " ".join(message.split()), err=True)
+    """Print one line that any terminal can take: what was typed may hold control characters."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    click.echo(f"Error: {line}", err=True)
     return code
 
 

@@ -17,11 +17,11 @@ import click
 
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns
-from search.cli.parameters import default_data_dir
+from search.cli.parameters import default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.errors import NetsieveError, SettingsError
 from search.run import Executor, Run, StopRequest, judge_with
-from search.settings import Limits, Recipe, SearchSettings, difference, require_name
+from search.settings import Limits, Recipe, SearchSettings, difference
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name")
+@name_argument()
 @run_options
 @click.pass_context
 def run(ctx: click.Context, /, name: str, **values: Any) -> None:
@@ -47,7 +47,7 @@ def run(ctx: click.Context, /, name: str, **values: Any) -> None:
 
 
 @click.command()
-@click.argument("name")
+@name_argument()
 @run_options
 @click.pass_context
 def resume(ctx: click.Context, /, name: str, **values: Any) -> None:
@@ -60,7 +60,6 @@ def resume(ctx: click.Context, /, name: str, **values: Any) -> None:
 
 def launch(name: str, options: Options, *, must_exist: bool) -> int:
     """Run a search to an end; the exit code. Raises NetsieveError."""
-    require_name(name)
     limits = _limits(options)
     _require_consistent(options)
     stored, standing = _look_up(name, options.url, must_exist=must_exist)
@@ -195,12 +194,11 @@ def _start_workers(
         return Trainer(dataset, settings.space.rules, settings.recipe, settings.seed, device)
 
     executor: Executor
-    here = options.ray_address is None
-    wants_gpu = settings.device == "cuda" or options.gpus_per_worker is not None
-    if here and wants_gpu and not torch.cuda.is_available():
-        raise SettingsError(
-            "--device cuda: torch sees no GPU here; give --device cpu, or --ray-address of a GPU cluster"
-        )
+    wanted = "--device cuda" if settings.device == "cuda" else None
+    if options.gpus_per_worker is not None:
+        wanted = f"--gpus-per-worker {options.gpus_per_worker:g}"
+    if wanted and options.ray_address is None and not torch.cuda.is_available():
+        raise SettingsError(f"{wanted}: torch sees no GPU here; train with --device cpu, or give --ray-address")
     if options.workers == 0:
         from workers.executors import InProcessExecutor
 

@@ -78,7 +78,7 @@ def as_record(row: Any) -> dict[str, Any]:
 
 def columns(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Lines of aligned columns, numbers to the right; on a terminal a line ends at its edge, with an ellipsis."""
-    edge = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    edge = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
     rows = [[cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     right = [all(_is_number(value) for value in column) for column in zip(*rows, strict=True)] if rows else []

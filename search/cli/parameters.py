@@ -12,7 +12,7 @@ import click
 from search.cli.output import Command
 from search.errors import SettingsError, SpaceError, quoted
 from search.layers import LARGEST_SIDE, Shape
-from search.settings import LARGEST_INTEGER
+from search.settings import LARGEST_INTEGER, require_name
 from search.space import PRESETS, SearchSpace, read_space
 
 LARGEST_FILE = 1_000_000  # bytes of a space or configuration file
@@ -68,12 +68,19 @@ class Space(click.ParamType[SearchSpace]):
             return value
         if value in PRESETS:
             return PRESETS[value]
-        if not str(value).endswith(".toml") and not Path(value).exists():
+        if not str(value).endswith(".toml") and not _is_there(value):
             self.fail(f"{quoted(value)} is neither a preset ({', '.join(PRESETS)}) nor a file.", param, ctx)
         try:
             return read_space(read_text(Path(value)))
         except SpaceError as error:
             self.fail(f"{value}: {error}", param, ctx)
+
+
+def _is_there(value: str) -> bool:
+    try:
+        return value != "" and Path(value).exists()
+    except OSError:  # too long for a name
+        return False
 
 
 def read_text(path: Path) -> str:
@@ -94,8 +101,10 @@ def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
         return
     try:
         values = tomllib.loads(read_text(path))
-    except (SpaceError, tomllib.TOMLDecodeError) as error:
+    except (SpaceError, ValueError) as error:  # not TOML, or a number of thousands of digits
         raise SettingsError(f"--config {path}: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"--config {path}: nested too deep for a list of options") from None
     known = {name.lstrip("-"): p for p in ctx.command.params for name in p.opts if isinstance(p, click.Option)}
     taken = {}
     for key, value in values.items():
@@ -103,10 +112,17 @@ def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
         if option is None or option.name in {"config", "help"}:
             keys = ", ".join(sorted(known.keys() - {"config"}))
             raise SettingsError(f"--config {path}: unknown key {quoted(key)}; the keys are {keys}")
+        if option.name in taken:
+            raise SettingsError(f"--config {path}: {key} stands twice, with '-' and with '_'; keep one")
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise SettingsError(f"--config {path}: {key} = {quoted(str(value))}: must be a number or a string")
         taken[option.name] = str(value)
     ctx.default_map = {**(ctx.default_map or {}), **taken}
+
+
+def name_argument() -> Callable[[Command], Command]:
+    """The NAME of a search, looked at before a database is."""
+    return click.argument("name", callback=lambda _ctx, _param, value: require_name(value))
 
 
 def database_option() -> Callable[[Command], Command]:

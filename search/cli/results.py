@@ -17,10 +17,9 @@ from search.cli.output import (
     print_many,
     print_one,
 )
-from search.cli.parameters import COUNT, INDEX, database_option
+from search.cli.parameters import COUNT, INDEX, database_option, name_argument
 from search.errors import InvalidInput
 from search.layer_string import parse
-from search.settings import require_name
 from search.shapes import check
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def list_searches(url: str, style: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@name_argument()
 @database_option()
 @format_option()
 def status(name: str, url: str, style: str) -> None:
@@ -80,7 +79,7 @@ def status(name: str, url: str, style: str) -> None:
     from storage import queries
 
     with reading(url) as connection:
-        search = queries.require(connection, require_name(name))
+        search = queries.require(connection, name)
         standing = queries.standing(connection, search.id)
         best = queries.ranked(connection, search.id, 1)
     counts = standing.counts
@@ -114,7 +113,7 @@ def status(name: str, url: str, style: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@name_argument()
 @click.option("-n", "--limit", type=COUNT, default=10, show_default=True, help="How many.")
 @database_option()
 @format_option()
@@ -129,7 +128,7 @@ def best_candidates(connection: "Connection", name: str, limit: int) -> list[Rec
     """The best completed candidates of a search."""
     from storage import queries
 
-    search = queries.require(connection, require_name(name))
+    search = queries.require(connection, name)
     return [as_record(row) for row in queries.ranked(connection, search.id, limit)]
 
 
@@ -141,7 +140,7 @@ def ranking_table(records: Iterator[Record]) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("name")
+@name_argument()
 @click.option("--limit", type=COUNT, help="The first so many.")
 @database_option()
 @format_option()
@@ -150,7 +149,7 @@ def candidates(name: str, limit: int | None, url: str, style: str) -> None:
     from storage import queries
 
     with reading(url) as connection:
-        search = queries.require(connection, require_name(name))
+        search = queries.require(connection, name)
         shown = min(limit or PEOPLE_READ, PEOPLE_READ) if style == "table" else limit
         rows = queries.candidates(connection, search.id, shown)
         print_many(style, map(as_record, rows), _candidates_table)
@@ -165,7 +164,7 @@ def _candidates_table(records: Iterator[Record]) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("name")
+@name_argument()
 @database_option()
 @format_option()
 def failures(name: str, url: str, style: str) -> None:
@@ -173,7 +172,7 @@ def failures(name: str, url: str, style: str) -> None:
     from storage import queries
 
     with reading(url) as connection:
-        search = queries.require(connection, require_name(name))
+        search = queries.require(connection, name)
         rows = queries.failures(connection, search.id)
 
     def table(records: Iterator[Record]) -> Iterator[str]:
@@ -187,7 +186,7 @@ def failures(name: str, url: str, style: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@name_argument()
 @click.argument("index", type=INDEX)
 @database_option()
 @format_option()
@@ -196,7 +195,7 @@ def show(name: str, index: int, url: str, style: str) -> None:
     from storage import queries
 
     with reading(url) as connection:
-        search = queries.require(connection, require_name(name))
+        search = queries.require(connection, name)
         found = queries.details(connection, search.id, index)
         if found is None:
             found = _first_drawn(connection, search, index)

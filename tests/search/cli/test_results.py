@@ -1,0 +1,311 @@
+"""Questions to the database: list, status, top, candidates, failures, show."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+Cli = Callable[..., Result]
+Ask = Callable[..., Any]
+
+COUNTS = ["target", "drawn", "distinct", "repeats", "rejected", "completed", "failed", "open"]
+STATUS_KEYS = ["name", "state", *COUNTS, "best", "stopped_because"]
+CANDIDATE_KEYS = [
+    "index", "layers", "status", "reason", "layer", "parameters", "macs",
+    "train_loss", "val_loss", "val_accuracy", "epochs", "seconds", "attempts",
+]  # fmt: skip
+SHOW_KEYS = [*CANDIDATE_KEYS, "detail", "shapes", "measurements"]
+LIST_KEYS = ["name", "state", "target", "drawn", "completed", "dataset", "space", "created"]
+FAILURE_KEYS = ["status", "reason", "layer", "candidates"]
+QUESTIONS = {
+    ("list",): LIST_KEYS,
+    ("status", "first"): STATUS_KEYS,
+    ("top", "first"): CANDIDATE_KEYS,
+    ("candidates", "first"): CANDIDATE_KEYS,
+    ("failures", "first"): FAILURE_KEYS,
+    ("show", "first", 0): SHOW_KEYS,
+}  # and the keys of their answers
+ONE_THING = {"status", "show"}
+
+
+@pytest.fixture
+def ask(cli: Cli, searched: Path) -> Ask:
+    """The answer to a question, from JSON."""
+
+    def answer(*words: object) -> Any:
+        result = cli(*words, "--db", f"sqlite:///{searched}", "--format", "json")
+        assert (result.exit_code, result.stderr) == (0, "")
+        return json.loads(result.stdout)
+
+    return answer
+
+
+def first_of(answer: Any) -> dict[str, Any]:
+    """An answer about one thing, or the first of several."""
+    return answer if isinstance(answer, dict) else answer[0]
+
+
+# ------------------------------------------------------------------ formats
+
+each_question = pytest.mark.parametrize(
+    ("question", "keys"), QUESTIONS.items(), ids=[question[0] for question in QUESTIONS]
+)
+
+
+@each_question
+def test_json_keys_are_the_contract(ask: Ask, question: tuple[object, ...], keys: list[str]) -> None:
+    """An answer about one thing is an object, about several a list; keys stand in their documented order."""
+    answer = ask(*question)
+    assert isinstance(answer, dict) == (question[0] in ONE_THING)
+    assert list(first_of(answer)) == keys
+
+
+@each_question
+def test_jsonl_and_csv_say_what_json_says(
+    cli: Cli, ask: Ask, searched: Path, question: tuple[object, ...], keys: list[str]
+) -> None:
+    """A line of jsonl is an object, a line of csv a row a record under the keys; nested values stay JSON."""
+    database = ("--db", f"sqlite:///{searched}")
+    answer = ask(*question)
+    records = [answer] if isinstance(answer, dict) else answer
+    assert [json.loads(line) for line in cli(*question, *database, "--format", "jsonl").stdout.splitlines()] == records
+    rows = list(csv.reader(io.StringIO(cli(*question, *database, "--format", "csv").stdout)))
+    assert rows[0] == keys
+
+    def as_text(value: object) -> str:
+        return json.dumps(value) if isinstance(value, dict | list) else "" if value is None else str(value)
+
+    assert rows[1:] == [[as_text(value) for value in record.values()] for record in records]
+
+
+@each_question
+def test_the_table_is_for_people(cli: Cli, searched: Path, question: tuple[object, ...], keys: list[str]) -> None:
+    """A table has lines without trailing blanks, and no Python in it."""
+    result = cli(*question, "--db", f"sqlite:///{searched}")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert lines
+    assert all(line == line.rstrip() for line in lines)
+    assert not any(word in result.stdout for word in ("None", "Status.", "nan", "True"))
+
+
+# ------------------------------------------------------------------ status and list
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_the_accounting_adds_up(ask: Ask, name: str) -> None:
+    """Drawn are distinct and repeats; distinct are rejected, completed, failed and open; the rows agree."""
+    status = ask("status", name)
+    assert status["drawn"] == status["distinct"] + status["repeats"]
+    assert status["distinct"] == sum(status[key] for key in ("rejected", "completed", "failed", "open"))
+    by_status = Counter(row["status"] for row in ask("candidates", name))
+    assert by_status == {key: n for key in ("rejected", "completed", "failed", "open") if (n := status[key])}
+
+
+def test_status_of_a_finished_search(ask: Ask) -> None:
+    """A search with all its candidates drawn and ended is finished, for no other reason; best is top's first."""
+    status = ask("status", "first")
+    assert (status["name"], status["state"], status["target"], status["drawn"]) == ("first", "finished", 60, 60)
+    assert (status["open"], status["stopped_because"]) == (0, None)
+    assert status["best"] == ask("top", "first", "-n", 1)[0]
+
+
+def test_status_of_a_stopped_search(cli: Cli, ask: Ask, searched: Path) -> None:
+    """A search that a limit ended is stopped, and status says which limit, also to people."""
+    status = ask("status", "second")
+    assert (status["state"], status["drawn"], status["completed"]) == ("stopped", 400, 2)
+    assert status["open"] > 0
+    assert "--max-completed 2" in status["stopped_because"]
+    assert "--max-completed 2" in cli("status", "second", "--db", f"sqlite:///{searched}").stdout
+
+
+def test_list_has_every_search(ask: Ask) -> None:
+    """The searches of a database are listed in the order in which they were created."""
+    searches = ask("list")
+    assert [(s["name"], s["state"], s["target"], s["dataset"], s["space"]) for s in searches] == [
+        ("first", "finished", 60, "digits", "classic"),
+        ("second", "stopped", 400, "digits", "classic"),
+    ]
+    assert all(search["created"].endswith("+00:00") for search in searches)
+
+
+# ------------------------------------------------------------------ top
+
+
+def test_top_is_ordered(ask: Ask) -> None:
+    """The completed candidates are ranked by accuracy, then loss, then index."""
+    best = ask("top", "first", "-n", 1000)
+    completed = [row for row in ask("candidates", "first") if row["status"] == "completed"]
+    assert best == sorted(completed, key=lambda row: (-row["val_accuracy"], row["val_loss"], row["index"]))
+    assert len(completed) > 10
+
+
+def test_top_gives_ten_unless_told_otherwise(cli: Cli, ask: Ask, searched: Path) -> None:
+    """The ten best are given, -n or --limit others; the table numbers them."""
+    best = ask("top", "first", "--limit", 1000)
+    assert ask("top", "first") == best[:10]
+    assert ask("top", "first", "-n", 3) == best[:3]
+    lines = cli("top", "first", "-n", 3, "--db", f"sqlite:///{searched}").stdout.splitlines()
+    assert lines[0].split() == ["rank", "accuracy", "loss", "parameters", "macs", "index", "layers"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3"]
+
+
+# ------------------------------------------------------------------ candidates
+
+
+def test_candidates_are_all_there_in_order(ask: Ask) -> None:
+    """Every distinct candidate is given in the order in which it was drawn, each layer string once."""
+    rows = ask("candidates", "second")
+    indices = [row["index"] for row in rows]
+    assert indices == sorted(indices)
+    assert len({row["layers"] for row in rows}) == len(rows) == ask("status", "second")["distinct"]
+
+
+def test_candidates_are_what_sample_draws(cli: Cli, ask: Ask) -> None:
+    """A candidate's layers and verdict are those of ``sample`` at its index."""
+    draws = json.loads(cli("sample", "-n", 60, "--format", "json").stdout)
+    for row in ask("candidates", "first"):
+        draw = draws[row["index"]]
+        assert (row["layers"], row["status"] != "rejected") == (draw["layers"], draw["valid"])
+        assert (row["reason"], row["layer"]) == (draw["reason"], draw["layer"])
+
+
+def test_what_a_candidate_has_depends_on_its_status(ask: Ask) -> None:
+    """Costs belong to valid candidates, measurements to trained ones, a reason to rejected ones."""
+    for row in ask("candidates", "second"):
+        valid, trained = row["status"] != "rejected", row["status"] == "completed"
+        assert (row["reason"] is None) == valid
+        assert (row["parameters"] is not None, row["macs"] is not None) == (valid, valid)
+        assert all((row[key] is not None) == trained for key in ("train_loss", "val_loss", "val_accuracy", "seconds"))
+        assert (row["epochs"], row["attempts"]) == ((1, 1) if trained else (0, 0))
+
+
+def test_the_table_of_candidates_stops_at_twenty(cli: Cli, ask: Ask, searched: Path) -> None:
+    """A table shows twenty candidates and says on stderr of how many; other formats and limits are not cut."""
+    command = ("candidates", "second", "--db", f"sqlite:///{searched}")
+    distinct = ask("status", "second")["distinct"]
+    table = cli(*command)
+    assert len(table.stdout.splitlines()) == 1 + 20
+    assert table.stderr.startswith(f"20 of {distinct}")
+    assert cli(*command, "--limit", 300).stdout == table.stdout
+    few = cli(*command, "--limit", 5)
+    assert (len(few.stdout.splitlines()), few.stderr) == (1 + 5, "")
+    assert ask("candidates", "second", "--limit", 30) == ask("candidates", "second")[:30]
+
+
+# ------------------------------------------------------------------ failures
+
+
+def test_failures_count_the_rows(ask: Ask) -> None:
+    """Rejected and failed candidates are counted by status, reason and layer, the most frequent first."""
+    rows = ask("candidates", "second")
+    expected = Counter((row["status"], row["reason"], row["layer"]) for row in rows if row["reason"])
+    found = ask("failures", "second")
+    assert {(row["status"], row["reason"], row["layer"]): row["candidates"] for row in found} == expected
+    assert [row["candidates"] for row in found] == sorted((row["candidates"] for row in found), reverse=True)
+
+
+def test_failures_table_has_shares(cli: Cli, searched: Path) -> None:
+    """The table adds each row's share; the shares add up to all."""
+    lines = cli("failures", "first", "--db", f"sqlite:///{searched}").stdout.splitlines()
+    assert lines[0].split() == ["status", "reason", "layer", "candidates", "share"]
+    assert sum(float(line.split()[-1].rstrip("%")) for line in lines[1:]) == pytest.approx(100, abs=0.05 * len(lines))
+
+
+# ------------------------------------------------------------------ show
+
+
+def test_show_is_the_candidate_and_more(ask: Ask) -> None:
+    """One candidate is shown with what candidates gives, the shapes that check gives, and a measurement an epoch."""
+    for row in ask("top", "first", "-n", 1) + ask("candidates", "first", "--limit", 3):
+        shown = ask("show", "first", row["index"])
+        assert {key: shown[key] for key in CANDIDATE_KEYS} == row
+        assert shown["shapes"][0] == [1, 28, 28]
+        assert len(shown["measurements"]) == row["epochs"]
+        for measured in shown["measurements"][-1:]:
+            assert list(measured) == ["epoch", "train_loss", "val_loss", "val_accuracy"]
+            assert measured == {"epoch": 1, **{key: row[key] for key in list(measured)[1:]}}
+
+
+def test_show_of_a_repeat_says_of_which(cli: Cli, ask: Ask, searched: Path) -> None:
+    """An index that drew an architecture again shows the first one, and says so."""
+    draws = [draw["layers"] for draw in json.loads(cli("sample", "-n", 400, "--format", "json").stdout)]
+    again = next(index for index, layers in enumerate(draws) if draws.index(layers) < index)
+    first = draws.index(draws[again])
+    assert ask("show", "second", again) == ask("show", "second", first)
+    table = cli("show", "second", again, "--db", f"sqlite:///{searched}").stdout
+    assert table.startswith(f"index {again} drew the architecture of index {first} again")
+    assert ask("status", "second")["repeats"] == 400 - len(set(draws))
+
+
+@pytest.mark.parametrize("index", [60, 2**63 - 1])
+def test_show_beyond_what_is_drawn(cli: Cli, searched: Path, index: int) -> None:
+    """An index that is not drawn is refused with the indices that are."""
+    result = cli("show", "first", index, "--db", f"sqlite:///{searched}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"INDEX {index}: not drawn" in result.stderr
+    assert "0 to 59" in result.stderr
+
+
+# ------------------------------------------------------------------ what is not there
+
+
+@pytest.mark.parametrize("question", [q for q in QUESTIONS if len(q) > 1], ids=lambda question: str(question[0]))
+def test_an_unknown_search_suggests_the_nearest(cli: Cli, searched: Path, question: tuple[object, ...]) -> None:
+    """A mistyped name gets exit code 2 and the nearest name."""
+    result = cli(question[0], "frist", *question[2:], "--db", f"sqlite:///{searched}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Error: NAME 'frist': no such search in this database; there is first\n"
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: str(question[0]))
+def test_a_missing_database_is_not_created(cli: Cli, place: Path, question: tuple[object, ...]) -> None:
+    """A question to a database that does not exist names it, says how to start, and creates nothing."""
+    result = cli(*question)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: --db netsieve.db: no such file; start a search with netsieve run")
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: str(question[0]))
+def test_questions_change_nothing(cli: Cli, copied: Path, question: tuple[object, ...]) -> None:
+    """Reading leaves the database's bytes and time as they were; beside it only SQLite's index of an empty log."""
+    before = (copied.read_bytes(), copied.stat().st_mtime_ns)
+    assert cli(*question).exit_code == 0
+    assert (copied.read_bytes(), copied.stat().st_mtime_ns) == before
+    left = {path.name for path in copied.parent.iterdir() if path.stat().st_size}
+    assert left <= {"netsieve.db", "netsieve.db-shm"}
+
+
+def test_a_database_in_an_odd_place(cli: Cli, searched: Path, place: Path) -> None:
+    """A path with blanks, signs and letters that are not ASCII is read as it is."""
+    odd = place / "über 100% #1"
+    odd.mkdir()
+    shutil.copy(searched, odd / "results & more.db")
+    result = cli("list", "--db", "sqlite:///über 100% #1/results & more.db", "--format", "jsonl")
+    assert [json.loads(line)["name"] for line in result.stdout.splitlines()] == ["first", "second"]
+
+
+def test_the_environment_names_the_database(cli: Cli, searched: Path) -> None:
+    """NETSIEVE_DB stands in for --db; a reader that has enough ends the command quietly."""
+    netsieve = Path(sys.executable).with_name("netsieve")
+    done = subprocess.run(
+        ["bash", "-c", f"{netsieve} candidates second --format jsonl | head -1"],
+        env={**os.environ, "NETSIEVE_DB": f"sqlite:///{searched}"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout)["index"] == 0
+    assert done.stderr == ""
