@@ -12,6 +12,9 @@ code 75, and ``netsieve resume`` goes on elsewhere: what is recorded does not li
 import contextlib
 import logging
 import os
+import re
+import socket
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +29,14 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
-from search.candidates import FailureReason, Outcome, clean_error
+from search.candidates import FailureReason, Outcome, clean_detail, clean_error
 from search.coordinator import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.errors import SettingsError, Stopped
 from workers.executors import TrainerFactory
 
 FAILED_STARTS = 3  # in a row, before the run stops: the fault is the cluster's, not a candidate's
 START_TIMEOUT_S = 180.0  # for the first worker; a cluster may have to grow
+CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
 
 
@@ -64,7 +68,9 @@ def plan(
     if not gpus:
         raise SettingsError("--device cuda: Ray sees no GPU; give --device cpu, or the address of a cluster with GPUs")
     share = gpus_per_worker or 1.0
-    return WorkerPlan("cuda", _at_most(workers, int(gpus / share), f"workers of {share:g} GPU"), share)
+    most = int(gpus) * int(1 / share) if share <= 1 else int(gpus / share)  # a share is of one GPU
+    most = min(most, int(cpus))  # and a worker takes a core as well
+    return WorkerPlan("cuda", _at_most(workers, most, f"workers of {share:g} GPU and a CPU core"), share)
 
 
 def _at_most(asked: int | None, most: int, what: str) -> int:
@@ -106,6 +112,9 @@ def connect(address: str | None, workers: int | None) -> None:
             token.chmod(0o600)  # Ray leaves the cluster's secret readable for everyone
         return
     try:
+        host, colon, port = address.rpartition(":")
+        if colon and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
         ray.init(address=address, **quiet)
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise SettingsError(
@@ -186,6 +195,9 @@ class RayExecutor:
                 owner[slot.hello] = number
             if slot.batches:
                 owner[slot.batches[0]] = number
+        if not owner:
+            time.sleep(timeout_s)
+            return []
         ready, _ = ray.wait(list(owner), num_returns=1, timeout=timeout_s, fetch_local=False)
         if not ready:
             self._wait_for_first(timeout_s)
@@ -216,11 +228,12 @@ class RayExecutor:
             )
         slot.hello = None
         self._failed_starts = 0
+        self._waited_s = 0.0
         return WorkerReady(worker)
 
     def _lose(self, worker: int, slot: _Slot, error: RayError) -> WorkerEvent | None:
         started = slot.hello is None
-        cause = clean_error(error)
+        cause = _cause(error)
         if not started:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
@@ -234,7 +247,6 @@ class RayExecutor:
     def _wait_for_first(self, waited_s: float) -> None:
         """Give up if no worker came up for too long."""
         if any(slot.hello is None for slot in self._slots.values()):
-            self._waited_s = 0.0
             return
         self._waited_s += waited_s
         if self._waited_s >= START_TIMEOUT_S:
@@ -256,6 +268,14 @@ class RayExecutor:
         """Kill what is left."""
         for worker in list(self._slots):
             self.release(worker)
+
+
+def _cause(error: RayError) -> str:
+    """What Ray says of a lost process, as one line; of a failed start, the exception at its traceback's end."""
+    text = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip()
+    if getattr(error, "actor_init_failed", False):
+        text = text.splitlines()[-1]
+    return clean_detail(f"{type(error).__name__}: {text}")
 
 
 def _kill(actor: Any) -> None:

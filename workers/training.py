@@ -154,7 +154,8 @@ def main(layers: str, dataset: str, data_dir: Path, seed: int, epochs: int, devi
         recipe = Recipe(train_images=min(Recipe.train_images, len(data.images)), epochs=epochs)
         architecture = parse(layers)
     except NetsieveError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
     verdict = check(architecture, rules)
     if verdict.reason:
         raise click.ClickException(f"{verdict.reason} at layer {verdict.layer}: {verdict.detail}")
