@@ -77,5 +77,5 @@ class Stopped(NetsieveError):
 
 def quoted(text: str, limit: int = 40) -> str:
     """``text`` in quotes, fit for one line of a terminal: control and odd characters escaped, cut at ``limit``."""
-    shown = text if len(text) <= limit else text[:limit] + "..."
-    return "'" + "".join(c if c.isprintable() and c.isascii() else ascii(c)[1:-1] for c in shown) + "'"
+    shown = "".join(c if c.isprintable() and c.isascii() else ascii(c)[1:-1] for c in text[: limit + 1])
+    return f"'{shown}'" if len(shown) <= limit else f"'{shown[:limit]}...'"

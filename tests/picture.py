@@ -2,12 +2,14 @@
 
     python -m tests.picture
 
-Runs the search of `make run` in a pseudo-terminal, in a folder of its own, and draws what stood on
-the screen in the middle of the run, and at its end.
+Runs the search of `make run` in a pseudo-terminal, with a database of its own, and draws what stands
+on the screen at its end.
 """
 
+import re
 import sys
 import tempfile
+from itertools import groupby
 from pathlib import Path
 
 import pyte
@@ -25,14 +27,17 @@ def as_text(screen: pyte.Screen) -> Text:
     text = Text()
     last = max((y for y, line in enumerate(screen.display) if line.strip()), default=0)
     for y in range(last + 1):
-        for x in range(screen.columns):
-            cell = screen.buffer[y][x]
-            colour = None if cell.fg == "default" else cell.fg.replace("brown", "yellow")
-            if colour and len(colour) == 6 and all(c in "0123456789abcdef" for c in colour):
-                colour = f"#{colour}"
-            text.append(cell.data, Style(color=colour, bold=cell.bold))
+        row = [screen.buffer[y][x] for x in range(screen.columns)]
+        for style, cells in groupby(row, key=style_of):
+            text.append("".join(cell.data for cell in cells), style)
         text.append("\n")
     return text
+
+
+def style_of(cell: pyte.screens.Char) -> Style:
+    """A character's colour and weight; pyte calls ANSI's yellow brown, and gives other colours as hex."""
+    colour = {"default": None, "brown": "yellow"}.get(cell.fg, cell.fg)
+    return Style(color=f"#{colour}" if colour and re.fullmatch("[0-9a-f]{6}", colour) else colour, bold=cell.bold)
 
 
 def main() -> None:
@@ -44,7 +49,9 @@ def main() -> None:
         code = terminal.run([Path(sys.executable).with_name("netsieve"), *TYPED], database)
     console = Console(record=True, width=112, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(as_text(terminal.screen), end="")
-    console.save_svg(str(Path(__file__).parents[1] / "README.svg"), title="netsieve")
+    picture = console.export_svg(title="netsieve")
+    picture = re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL)  # it is to load nothing from elsewhere
+    (Path(__file__).parents[1] / "README.svg").write_text(picture)
     sys.exit(code)
 
 

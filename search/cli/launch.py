@@ -263,7 +263,7 @@ def _signals(stop: StopRequest, came: list[int]) -> Iterator[None]:
     def handle(number: int, _frame: object) -> None:
         came.append(number)
         if len(came) > 2:
-            os._exit(128 + number)
+            _exit_at_once(number, _frame)
         stop.ask(f"interrupted by {signal.Signals(number).name}")
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -272,7 +272,12 @@ def _signals(stop: StopRequest, came: list[int]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, _exit_at_once if came else handler)
+
+
+def _exit_at_once(number: int, _frame: object) -> None:
+    """All is recorded and only closing is left: a further signal needs no more than its exit code."""
+    os._exit(128 + number)
 
 
 def _conclude(name: str, options: Options, why: str | None, signals: list[int]) -> int:
