@@ -203,7 +203,8 @@ class Coordinator:
         if self._began is None:
             self._began = now
         commands = self._take_in(event, now)
-        commands += self._watch(now)
+        if isinstance(event, Tick):
+            commands += self._watch(now)
         if self._stop is None:
             commands += self._dispatch(now)
         else:
@@ -304,12 +305,13 @@ class Coordinator:
 
     def _dispatch(self, now: float) -> list[Command]:
         commands: list[Command] = []
-        ready = [(number, worker) for number, worker in self._workers.items() if worker.ready]
         for depth in range(QUEUED_BATCHES):
-            for number, worker in ready:
-                # Every worker's first batch comes before anyone's second, also one's that is still starting.
-                idle = sum(not worker.batches for worker in self._workers.values()) if depth else 0
-                if len(self._pool) > idle and len(worker.batches) <= depth:
+            # Every worker's first batch comes before anyone's second, also one's that is still starting.
+            kept = sum(not worker.batches for worker in self._workers.values()) if depth else 0
+            for number, worker in self._workers.items():
+                if len(self._pool) <= kept:
+                    break
+                if worker.ready and len(worker.batches) <= depth:
                     batch = self._next_batch()
                     if not worker.batches:
                         worker.since = now

@@ -211,6 +211,7 @@ class Run:
             best_accuracy=self._best.val_accuracy if self._best else None,
         )
         self._last_opened = -1  # highest index handed to the machine
+        self._answers: list[Opened] = []  # to the machine, for the next turn
         self._started: list[int] = []
         self._outcomes: dict[int, Outcome] = {}
         self._ended = 0
@@ -222,7 +223,8 @@ class Run:
         end: End | None = None
         try:
             while end is None and self._stop.times < 2:
-                events: list[Event] = [*self._executor.poll(POLL_S), Tick()]
+                answers, self._answers = self._answers, []
+                events: list[Event] = [*answers, *self._executor.poll(0 if answers else POLL_S), Tick()]
                 if self._stop.times and not self._asked:
                     self._asked = True
                     events.append(StopAsked(self._stop.why, self._limits.grace_s))
@@ -240,20 +242,22 @@ class Run:
         return end.why if end else self._stop.why
 
     def _step(self, event: Event) -> End | None:
-        """Feed one event to the machine and carry out what it commands; answers are fed back at once."""
-        pending, end = [event], None
-        while pending:
-            for command in self._machine.step(pending.pop(0), self._clock()):
-                if isinstance(command, End):
-                    end = command
-                elif isinstance(command, Open):
-                    pending.append(self._open(command.count))
-                else:
-                    self._do(command)
+        """Feed one event to the machine and carry out what it commands; an answer waits for the next turn.
+
+        So a space in which hardly anything is valid is drawn from turn by turn, and signals are heard between.
+        """
+        end = None
+        for command in self._machine.step(event, self._clock()):
+            if isinstance(command, End):
+                end = command
+            else:
+                self._do(command)
         return end
 
     def _do(self, command: Command) -> None:
         match command:
+            case Open(count):
+                self._answers.append(self._open(count))
             case Submit(worker, tasks):
                 self._executor.submit(worker, tasks)
             case Replace(worker):

@@ -9,7 +9,7 @@ import pytest
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
 from search.errors import Stopped
-from search.run import Progress, Run, StopRequest, judge_with
+from search.run import Drawn, Progress, Run, StopRequest, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
 from search.space import CLASSIC
@@ -181,6 +181,30 @@ def test_results_survive_an_executor_that_gives_up(search: Search, monkeypatch: 
         search.run()
     counts = search.standing().counts
     assert counts.completed + counts.failed == len(search.trainer.trained)
+
+
+def test_a_search_that_only_draws_hears_a_stop(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing that is drawn is valid, the loop still comes round to signals and the display."""
+    monkeypatch.setattr("search.run.DRAWS_PER_TURN", 1)
+    monkeypatch.setattr("search.run.DRAWS", 1)
+    invalid = next(drawn for drawn in judge(0, 100) if not drawn.verdict.valid)
+    store = SqlStore.open(search.engine, "first", SETTINGS, 10**12)
+    stop, turns = StopRequest(), 0
+
+    def ask(_: Progress) -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 5:
+            stop.ask("interrupted")
+
+    def only_invalid(start: int, end: int) -> list[Drawn]:
+        return [replace(invalid, index=index) for index in range(start, end)]
+
+    run = Run(store, InProcessExecutor(search.trainer), only_invalid, Limits(candidates=10**12), stop, ask)
+    assert run() == "interrupted"
+    counts = store.counts()
+    assert (counts.distinct, counts.rejected) == (1, 1)
+    assert 0 < counts.drawn < 20
 
 
 def test_a_timeout_is_an_outcome_and_the_others_go_on(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
