@@ -64,9 +64,10 @@ def notebook(epochs: int, data_dir: Path, *, in_memory: bool) -> None:
         images = images.float() / 255 if images.dtype == torch.uint8 else images
         dataset = TensorDataset(images, torch.from_numpy(data.labels[:5000].copy()))
     else:
+        datasets = import_datasets()  # before anything else of torchvision
         from torchvision.transforms import ToTensor
 
-        dataset = import_datasets().MNIST(str(data_dir), train=True, transform=ToTensor())
+        dataset = datasets.MNIST(str(data_dir), train=True, transform=ToTensor())
     count = min(5000, len(dataset))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()
     train, val = order[: count * 4 // 5], order[count * 4 // 5 :]
