@@ -26,6 +26,11 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
+# Also before: `ray start` turns token authentication on where a token lies, a driver that joins does not.
+TOKEN_FILE = Path.home() / ".ray" / "auth_token"
+if TOKEN_FILE.exists() or os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
@@ -94,22 +99,31 @@ def library_version() -> str:
     return str(ray.__version__)
 
 
+def _start_session(cores: int, quiet: dict[str, Any]) -> None:
+    """A local session, without a dashboard, that ends with this process."""
+    is_new = not TOKEN_FILE.exists()
+    try:
+        ray.init(
+            address="local", num_cpus=cores, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet
+        )
+    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+        raise Stopped(
+            f"Ray does not start ({clean_error(error)}); netsieve doctor looks for the cause, "
+            "--workers 0 trains without it"
+        ) from None
+    if is_new and TOKEN_FILE.exists():
+        TOKEN_FILE.chmod(0o600)  # Ray leaves the session's secret readable for everyone
+
+
 def connect(address: str | None, workers: int | None) -> None:
     """Join the Ray cluster at ``address``, or start a local session that ends with this process.
 
     Call it from the main thread, and install signal handlers after it: ray.init replaces SIGTERM's.
-    Raises SettingsError when nothing answers at the address.
+    Raises SettingsError when nothing answers at the address, Stopped when a local session does not start.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        token = Path.home() / ".ray" / "auth_token"
-        is_new = not token.exists()
-        cores = max(workers or 1, os.cpu_count() or 1)
-        ray.init(
-            address="local", num_cpus=cores, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, **quiet
-        )
-        if is_new and token.exists():
-            token.chmod(0o600)  # Ray leaves the cluster's secret readable for everyone
+        _start_session(max(workers or 1, os.cpu_count() or 1), quiet)
         return
     try:
         host, colon, port = address.rpartition(":")
@@ -118,8 +132,8 @@ def connect(address: str | None, workers: int | None) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise SettingsError(
-            f"--ray-address {address}: no Ray cluster to join there ({clean_error(error)}); "
-            "leave it out for a local session"
+            f"--ray-address {address}: no Ray cluster to join there ({clean_error(error)}); a cluster with token "
+            "authentication needs its token here too (RAY_AUTH_TOKEN_PATH); leave the option out for a local session"
         ) from None
 
 
@@ -237,7 +251,9 @@ class RayExecutor:
         if not started:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}") from None
+                hint = "; a cluster without token authentication needs RAY_AUTH_MODE=disabled here"
+                hint = hint if os.environ.get("RAY_AUTH_MODE") == "token" else ""
+                raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}{hint}") from None
         self.replace(worker)
         if not started:
             return None

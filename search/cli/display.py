@@ -31,7 +31,7 @@ class Display:
         self._shown = float("-inf")
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             # Refreshed from this thread only: ray's log lines and signals come at any time.
             self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             self._live.start()
