@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 # Also before: `ray start` turns token authentication on where a token lies, a driver that joins does not.
+# Once ray is imported its mode is settled, and another one in the environment would only mislead its servers.
 TOKEN_FILE = Path.home() / ".ray" / "auth_token"
-if TOKEN_FILE.exists() or os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+_has_token = TOKEN_FILE.exists() or os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+if _has_token and "ray" not in sys.modules:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
