@@ -8,6 +8,7 @@ out its commands. So every decision can be tested without a process, a database 
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from search.candidates import FailureReason, Outcome, Status
 from search.settings import Limits
@@ -230,6 +231,10 @@ class Coordinator:
             case Finished(worker, index, outcome) if worker in self._workers:
                 return self._finished(self._workers[worker], index, outcome, now)
             case WorkerLost(worker, reason, detail) if worker in self._workers:
+                if self._stop and self._stop.grace_s is not None:
+                    # A signal to the whole process group, as batch systems send it, takes the workers too.
+                    self._workers[worker] = _Worker(since=now)
+                    return []
                 return self._lost(worker, reason, detail, now)
             case _:  # time passed, or a released worker speaks
                 pass
@@ -342,7 +347,7 @@ class Coordinator:
 
     def _typical_batch(self) -> int:
         """How many candidates make a batch, about."""
-        pooled = list(self._pool)[:LARGEST_BATCH]
+        pooled = list(islice(self._pool, LARGEST_BATCH))
         mean = sum(map(self._predicted_s, pooled)) / len(pooled) if pooled else BATCH_S
         return max(1, min(LARGEST_BATCH, int(BATCH_S / mean))) if mean else LARGEST_BATCH
 

@@ -5,6 +5,7 @@ parameter counts equal PyTorch's, but for two rules that PyTorch does not know:
 ``channels_exceed_side`` and ``over_budget``.
 """
 
+import math
 from dataclasses import dataclass
 
 from search.candidates import RejectionReason
@@ -17,6 +18,7 @@ BYTES_PER_NUMBER = 4  # float32
 MOST_PARAMETERS = 10**9  # 4 GB of weights
 MOST_MACS = 10**13  # per image
 MOST_ACTIVATION_BYTES = 2**36  # per image
+MOST_ELEMENTS = 2**48  # of a feature map: the walk ends there
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def check(architecture: Architecture, rules: Rules) -> Verdict:
         macs += layer.macs(shapes[-1])
         activations += shape.elements
         shapes.append(shape)
+        if shape.elements > MOST_ELEMENTS:  # over every budget already, and its numbers would only grow
+            break
     features = shapes[-1].elements
     parameters += features * rules.classes + rules.classes
     macs += features * rules.classes
@@ -96,4 +100,4 @@ def over_budget(parameters: int, macs: int, activation_bytes: int, rules: Rules)
 
 def magnitude(number: int) -> str:
     """A number for people; beyond 10^18 its order of magnitude only."""
-    return f"{number:,}" if number < 10**18 else f"more than 10^{len(str(number)) - 1}"
+    return f"{number:,}" if number < 10**18 else f"more than 10^{int(math.log10(2) * (number.bit_length() - 1))}"

@@ -64,6 +64,15 @@ def holds_something(url: str) -> bool:
         return bool(connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar())
 
 
+def require_writable(url: str) -> None:
+    """Raise DatabaseError unless the file, or the folder that it would be made in, can be written."""
+    path = _sqlite_path(url)
+    _require_usable(path)
+    for place in (path, path.parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise DatabaseError(f"--db {path}: {place} cannot be written to; change its permissions, or {EXAMPLE}")
+
+
 def open_for_reading(url: str) -> Engine:
     """An engine that cannot write. Raises DatabaseError: no such file, and as ``open_for_writing``."""
     path = _sqlite_path(url)
@@ -87,12 +96,16 @@ def _reading_engine(path: Path) -> Engine:
     log = path.with_name(path.name + "-wal")
     if not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size):
         query["immutable"] = "1"
-    return sa.create_engine(
+    engine = sa.create_engine(
         URL.create("sqlite", database=path.absolute().as_uri(), query=query),
         hide_parameters=True,
         poolclass=sa.NullPool,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
     )
+    # One snapshot for all that an answer reads: the driver itself would begin no transaction for a SELECT.
+    event.listen(engine, "connect", lambda connection, _record: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
 
 
 @contextmanager

@@ -52,11 +52,13 @@ class InProcessExecutor:
     def poll(self, timeout_s: float) -> list[WorkerEvent]:
         """Train until something happens, or for ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
-        while not self._events and time.monotonic() < deadline:
+        while not self._events:
             if self._training is None and not self._queue:
                 time.sleep(timeout_s)
             else:
-                self._advance()
+                self._advance()  # at least one batch, however short the time
+            if time.monotonic() >= deadline:
+                break
         events, self._events = self._events, []
         return events
 

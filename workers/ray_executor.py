@@ -5,8 +5,8 @@ batch yields ``started`` and ``finished`` for each candidate. Actors never raise
 an error from Ray means a lost process. Ray restarts and retries nothing by itself (max_restarts=0,
 max_task_retries=0): the coordinator must know what was in training when a process ended.
 
-Not covered: a cluster that loses its head node. Every call fails then, the run stops with exit
-code 75, and ``netsieve resume`` goes on elsewhere: what is recorded does not live in Ray.
+Not covered: a cluster that loses its head node. Every call fails then and the run ends; what is
+recorded does not live in Ray, and ``netsieve resume`` goes on elsewhere.
 """
 
 import contextlib
@@ -126,7 +126,8 @@ def connect(address: str | None, workers: int | None) -> None:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        _start_session(max(workers or 1, os.cpu_count() or 1), quiet)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _start_session(max(workers or 1, cores), quiet)
         return
     try:
         host, colon, port = address.rpartition(":")

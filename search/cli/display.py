@@ -3,6 +3,7 @@
 Both write to stderr; stdout is for data.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Self
@@ -42,10 +43,18 @@ class Display:
             self._shown = float("-inf")
             self(self._last)
         if self._live:
-            self._live.stop()
+            with contextlib.suppress(OSError, SystemExit):
+                self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Show ``progress``, if it is time to; the last one is shown at the end in any case."""
+        """Show ``progress``, if it is time to; the last one is shown at the end in any case.
+
+        A log that nobody reads any more (rich ends the process for a broken pipe) does not end a run.
+        """
+        with contextlib.suppress(OSError, SystemExit):
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
         now = self._clock()
         self._last = progress
         if now - self._shown < (REFRESH_EVERY_S if self._live else LOG_EVERY_S):

@@ -106,6 +106,7 @@ def _look_up(name: str, url: str, *, must_exist: bool) -> "tuple[SearchRow | Non
     """The stored search, if the database exists and has it. Raises SettingsError while it is being run."""
     from storage import engine, queries
 
+    engine.require_writable(url)
     if not must_exist and not engine.holds_something(url):
         return None, None
     with reading(url) as connection:
@@ -197,7 +198,8 @@ def _start_workers(
     wanted = "--device cuda" if settings.device == "cuda" else None
     if options.gpus_per_worker is not None:
         wanted = f"--gpus-per-worker {options.gpus_per_worker:g}"
-    if wanted and options.ray_address is None and not torch.cuda.is_available():
+    here = options.ray_address is None or options.workers == 0
+    if wanted and here and not torch.cuda.is_available():
         raise SettingsError(f"{wanted}: torch sees no GPU here; train with --device cpu, or give --ray-address")
     if options.workers == 0:
         from workers.executors import InProcessExecutor
@@ -266,7 +268,8 @@ def _signals(stop: StopRequest, came: list[int]) -> Iterator[None]:
             _exit_at_once(number, _frame)
         stop.ask(f"interrupted by {signal.Signals(number).name}")
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # nohup means it
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield

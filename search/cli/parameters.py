@@ -86,9 +86,11 @@ def _is_there(value: str) -> bool:
 def read_text(path: Path) -> str:
     """The text of a small UTF-8 file. Raises SpaceError."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
             raise SpaceError(f"larger than {LARGEST_FILE:,} bytes; is it the right file?")
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise SpaceError(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

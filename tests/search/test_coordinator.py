@@ -242,6 +242,14 @@ def test_a_signal_bounds_a_limit_that_waits() -> None:
     assert machine.step(Tick(), 8.0) == [Release(0), End("interrupted")]
 
 
+def test_workers_that_a_signal_took_charge_nobody() -> None:
+    """A SIGTERM to the whole process group ends the workers as well; their candidates stay open."""
+    machine = machine_with(tasks(0))
+    machine.step(Started(0, 0), 0.0)
+    machine.step(StopAsked("interrupted", 30.0), 1.0)
+    assert machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 2.0) == [Release(0), End("interrupted")]
+
+
 class World:
     """A simulated executor and store that the machine drives; faults come from the seed."""
 

@@ -207,6 +207,23 @@ def test_a_search_that_only_draws_hears_a_stop(search: Search, monkeypatch: pyte
     assert 0 < counts.drawn < 20
 
 
+def test_training_goes_on_while_a_sparse_space_is_drawn(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate is trained, and does not time out, while the loop looks for the next valid one."""
+    monkeypatch.setattr("search.run.DRAWS_PER_TURN", 1)
+    monkeypatch.setattr("search.run.DRAWS", 1)
+    invalid = next(drawn for drawn in judge(0, 100) if not drawn.verdict.valid)
+    valid = next(drawn for drawn in judge(0, 100) if drawn.verdict.valid)
+
+    def sparse(start: int, end: int) -> list[Drawn]:
+        return [replace(valid if index == 0 else invalid, index=index) for index in range(start, end)]
+
+    store = SqlStore.open(search.engine, "first", SETTINGS, 2_000)
+    limits = Limits(candidates=2_000, max_completed=1, trial_timeout_s=0.5)
+    assert Run(store, InProcessExecutor(search.trainer), sparse, limits, StopRequest())() is not None
+    assert (store.counts().completed, store.counts().failed) == (1, 0)
+    assert store.counts().drawn < 2_000
+
+
 def test_a_timeout_is_an_outcome_and_the_others_go_on(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that does not end fails, and the search finishes."""
     hanging = next(d.layers for d in judge(0, 300) if d.verdict.valid)

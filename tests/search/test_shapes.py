@@ -118,6 +118,8 @@ def test_no_draw_can_exhaust_a_host() -> None:
     assert verdict.reason is RejectionReason.OVER_BUDGET
     assert str(verdict.detail).startswith("more than 10^")
     assert len(str(verdict.detail)) < 100
+    longer = check(parse("conv=channel_factor:1000000000,kernel_size:1,stride:1,padding:0-" * 900), FREE)
+    assert max(longer.shapes[-1]) < 10**24
 
 
 def test_pools_do_not_change_channels() -> None:
