@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench simulate campaign clean
 
 # A search on scikit-learn's digits, no download: 200 draws, then the ranking. The database is netsieve.db.
 run: .venv/installed
@@ -19,6 +19,13 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/end_to_end.py
+
+# A hundred thousand simulated searches with faults, about half an hour; and real processes under 250 signals.
+simulate: .venv/installed
+	$(BIN)/python -m tests.simulator
+
+campaign: .venv/installed
+	$(BIN)/python -m tests.campaign
 
 # Pinned: the versions that the tests ran with. Installed again when a pin or the project changes.
 .venv/installed: pyproject.toml constraints.txt

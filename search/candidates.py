@@ -4,8 +4,10 @@
           └─ open ── completed  trained to the last epoch; terminal
                   └─ failed     training ended early, with a reason; terminal
 
-A terminal candidate never changes. Rejections and failures are values, not exceptions: they are
-what a search is for.
+A terminal candidate never changes, but by an explicit ``resume --retry``. An attempt is one dispatch of
+an open candidate. What the candidate may be blamed for (``CHARGED``) is charged to it, and with the
+second charge it fails; what it may not is an ``Interruption``. Rejections and failures are values, not
+exceptions: they are what a search is for.
 """
 
 from dataclasses import dataclass
@@ -39,6 +41,22 @@ class FailureReason(StrEnum):
     TIMEOUT = "timeout"  # longer in training than --trial-timeout
     WORKER_DIED = "worker_died"  # the worker's process ended while training it
     EXCEPTION = "exception"  # anything else; the detail keeps type and message
+
+
+CHARGED = frozenset({FailureReason.TIMEOUT, FailureReason.WORKER_DIED, FailureReason.OUT_OF_MEMORY})
+MOST_CHARGES = 2  # attempts that a candidate may be blamed for; with the last one it has failed
+
+
+class Interruption(StrEnum):
+    """Why an attempt ended through no fault of its candidate, which stays open."""
+
+    NOT_STARTED = "not_started"  # was queued at a worker that was lost, and did not begin
+    WORKER_UNAVAILABLE = "worker_unavailable"  # the worker was lost with its node, or cannot be reached
+    COORDINATOR_LOST = "coordinator_lost"  # in flight when its coordinator's lease was taken over
+    CANCELLED = "cancelled"  # in flight when its coordinator stopped
+
+
+AttemptEnding = FailureReason | Interruption
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,57 @@
 It decides what is trained where, who is blamed when a worker is lost, and when the run ends. It does
 no I/O and reads no clock: ``run.py`` feeds it events with the time at which they came, and carries
 out its commands. So every decision can be tested without a process, a database or a second passing.
+
+Blame. What a candidate may have caused (its worker died, it timed out, memory ran out) is charged to
+it; it gets a second try, alone at its worker, and fails with the second charge. Where it is not known
+whose fault a lost worker is, the first candidate in line is tried alone. Candidates that were in flight
+when their coordinator was lost are not charged; after ``MOST_LOSSES`` of that they are trained last, one
+at a time with nothing else in flight, so that the one that takes the host down is found.
 """
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from search.candidates import FailureReason, Outcome, Status
+from search.candidates import CHARGED, MOST_CHARGES, AttemptEnding, FailureReason, Interruption, Outcome, Status
 from search.settings import Limits
 
 BATCH_S = 2.0  # seconds of training that a batch aims at: far above a call's cost, far below a person's patience
 LARGEST_BATCH = 64  # candidates
-OPEN_BATCHES = 3  # batches a worker that are kept open: one in training, one queued there, one to be dispatched
+OPEN_BATCHES = 3  # batches a worker that are kept claimed: one in training, one queued there, one to be dispatched
 QUEUED_BATCHES = 2  # of those, at the worker
 OVERHEAD_MACS = 100_000  # what an image costs beyond its multiply-adds, as multiply-adds; calls dominate tiny networks
-SUSPICIONS = 2  # times that a worker may be lost before a candidate's start was seen, before it is blamed
+MOST_LOSSES = 5  # coordinators that may be lost with a candidate in flight before it is tried with nothing beside it
+CLAIM_AGAIN_S = 2.0  # seconds until a search is asked again for candidates that others may have given up
+PAUSE_S = 5.0  # seconds between two events that mean that the coordinator itself stood still
+MOST_FAULTS = 20  # attempts in a row that end in a fault before the run stops: the cause is not the candidates
+MOST_FAULTS_OF_A_NODE = 5  # likewise, before a node is avoided while another one works
 
 
 @dataclass(frozen=True)
 class Task:
-    """An open candidate, ready to be trained."""
+    """An open candidate that this coordinator holds, ready to be trained."""
 
     index: int
     layers: str  # canonical layer string
     macs: int  # multiply-adds per image: predicts its cost
+    lease: int = 0  # epoch of the lease under which it is held: what is written for it counts only under this one
+    attempt: int = 0  # number of the attempt that is in flight, or was last
+    begun: int = 0  # trainings of it that were seen to begin
+    charges: int = 0  # attempts that it is blamed for
+    losses: int = 0  # coordinators that were lost with it in flight
+    suspected: bool = False  # was first in line at a worker that was lost before a start was seen
+
+    @property
+    def alone(self) -> bool:
+        """Whether it must have its worker for itself."""
+        return self.charges > 0 or self.suspected
+
+    @property
+    def isolated(self) -> bool:
+        """Whether nothing else may be in flight with it."""
+        return self.losses >= MOST_LOSSES
 
 
 # ------------------------------------------------------------------ events
@@ -38,6 +64,7 @@ class WorkerReady:
     """A worker, or its replacement, can take batches."""
 
     worker: int
+    node: str = ""  # the machine that it runs on
 
 
 @dataclass(frozen=True)
@@ -45,7 +72,7 @@ class WorkerLost:
     """A worker's process ended with what it had; the executor replaces it."""
 
     worker: int
-    reason: FailureReason  # what its candidate is charged with
+    reason: FailureReason | None  # what its candidate is charged with; None: not the candidate's fault
     detail: str
 
 
@@ -55,6 +82,7 @@ class Started:
 
     worker: int
     index: int
+    attempt: int = 1  # the task's number of it: news of an earlier one is not news
 
 
 @dataclass(frozen=True)
@@ -64,14 +92,38 @@ class Finished:
     worker: int
     index: int
     outcome: Outcome
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The answer to Open."""
+class Claimed:
+    """The answer to Claim."""
 
     tasks: tuple[Task, ...]
-    exhausted: bool  # nothing more can be opened: the target is drawn
+    left_to_draw: bool = False  # the target is not drawn yet
+    open_elsewhere: bool = False  # candidates are open that are not held here; they may come free
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A worker was given the batch of a Submit, once its attempts were recorded."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class LeasesLost:
+    """Another coordinator has taken these leases over: their tasks are not ours any more."""
+
+    leases: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """All commands so far are recorded; how the search, with all its coordinators, stands then."""
+
+    completed: int
+    best_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +132,7 @@ class StopAsked:
 
     why: str
     grace_s: float | None  # how long that may take; None: as long as it takes
+    is_fault: bool = False  # circumstances, not a wish
 
 
 @dataclass(frozen=True)
@@ -88,22 +141,22 @@ class Tick:
 
 
 WorkerEvent = WorkerReady | WorkerLost | Started | Finished
-Event = WorkerEvent | Opened | StopAsked | Tick
+Event = WorkerEvent | Claimed | Submitted | LeasesLost | Recorded | StopAsked | Tick
 
 
 # ------------------------------------------------------------------ commands
 
 
 @dataclass(frozen=True)
-class Open:
-    """Open at least ``count`` more candidates, if there are so many; answer with Opened."""
+class Claim:
+    """Claim at least ``count`` more open candidates, drawing them if need be; answer with Claimed."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class Submit:
-    """Queue a batch at a worker."""
+    """Record an attempt at each task, then queue them as a batch at a worker."""
 
     worker: int
     tasks: tuple[Task, ...]
@@ -124,17 +177,34 @@ class Release:
 
 
 @dataclass(frozen=True)
-class RecordStart:
-    """Record that an attempt at a candidate began."""
+class Avoid:
+    """Start no more workers on a node."""
 
-    index: int
+    node: str
+    why: str
+
+
+@dataclass(frozen=True)
+class RecordStart:
+    """Record that an attempt began."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class RecordAttempt:
+    """Record how an attempt ended whose candidate stays open."""
+
+    task: Task
+    ending: AttemptEnding
+    detail: str
 
 
 @dataclass(frozen=True)
 class Record:
-    """Record a candidate's outcome."""
+    """Record a candidate's outcome, the end of its last attempt."""
 
-    index: int
+    task: Task
     outcome: Outcome
 
 
@@ -143,27 +213,60 @@ class End:
     """The run is over. ``why`` is None when the search is finished."""
 
     why: str | None
+    is_fault: bool = False  # circumstances ended it
 
 
-Command = Open | Submit | Replace | Release | RecordStart | Record | End
+Command = Claim | Submit | Replace | Release | Avoid | RecordStart | RecordAttempt | Record | End
 
 
 # ------------------------------------------------------------------ the machine
 
 
 @dataclass
+class _Batch:
+    """What is left of a batch."""
+
+    tasks: deque[Task]
+    submitted: bool = False  # it is at the worker; until then it waits for its attempts to be recorded
+
+
+@dataclass
 class _Worker:
     """What the machine knows of a worker."""
 
+    node: str = ""
     ready: bool = False
-    batches: deque[deque[Task]] = field(default_factory=deque)  # not finished; the first task may be in training
+    batches: deque[_Batch] = field(default_factory=deque)  # not finished; the first task may be in training
     training: Task | None = None
     since: float = 0.0  # when it last made progress
 
     @property
     def waiting(self) -> list[Task]:
         """Tasks at the worker that did not start."""
-        return [task for batch in self.batches for task in batch if task is not self.training]
+        return [task for task in self.tasks if self.training is None or task.index != self.training.index]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Tasks at the worker."""
+        return [task for batch in self.batches for task in batch.tasks]
+
+    def find(self, index: int, attempt: int) -> Task | None:
+        """That attempt's task, if it is here."""
+        return next((task for task in self.tasks if (task.index, task.attempt) == (index, attempt)), None)
+
+    def drop(self, task: Task) -> None:
+        """Take a task away."""
+        for batch in self.batches:
+            if task in batch.tasks:
+                batch.tasks.remove(task)
+        self.batches = deque(batch for batch in self.batches if batch.tasks)
+
+    def submitted(self, now: float) -> None:
+        """Its first batch that waited was given to it; if it had none, it begins now."""
+        waited = next((batch for batch in self.batches if not batch.submitted), None)
+        if waited is not None:
+            waited.submitted = True
+            self.since = now if waited is self.batches[0] else self.since
 
 
 class Coordinator:
@@ -176,13 +279,19 @@ class Coordinator:
         self._workers = {worker: _Worker() for worker in workers}
         self._slots = len(self._workers)
         self._pool: deque[Task] = deque()
-        self._exhausted = False
-        self._opening = False
+        self._isolated: deque[Task] = deque()
+        self._claiming = False
+        self._exhausted = False  # nothing more will come: all is drawn, and open are only candidates that are held here
+        self._none_came = False  # when last asked for: what is open is held here or elsewhere
+        self._claim_at = 0.0
+        self._lost_leases: set[int] = set()
         self._completed = completed
         self._best_accuracy = best_accuracy or 0.0
-        self._suspicions: Counter[int] = Counter()
+        self._faults = 0  # in a row
+        self._faults_of: Counter[str] = Counter()  # likewise, by node
         self._seconds = self._cost = 0.0  # of the trainings seen, for predictions
         self._began: float | None = None
+        self._heard = 0.0  # when the last event came
         self._stop: StopAsked | None = None
         self._stop_by: float | None = None
         self._ended = False
@@ -202,88 +311,178 @@ class Coordinator:
         if self._ended:
             return []
         if self._began is None:
-            self._began = now
+            self._began = self._heard = now
+            self._check_limits(now)
+        self._discount_pause(now)
         commands = self._take_in(event, now)
         if isinstance(event, Tick):
             commands += self._watch(now)
-        if self._stop is None:
-            commands += self._dispatch(now)
-        else:
-            commands += self._drain(now)
-        if any(isinstance(command, End) for command in commands):
-            self._ended = True
+        commands += self._dispatch(now) if self._stop is None else self._drain(now)
+        self._ended = any(isinstance(command, End) for command in commands)
         return commands
+
+    def _discount_pause(self, now: float) -> None:
+        """What passed while the coordinator was stopped, or its laptop asleep, is nobody's training time."""
+        pause, self._heard = now - self._heard, now
+        if pause > PAUSE_S:
+            for worker in self._workers.values():
+                worker.since += pause
 
     # -------------------------------------------------- taking events in
 
     def _take_in(self, event: Event, now: float) -> list[Command]:
         match event:
-            case Opened(tasks, exhausted):
-                self._opening = False
-                self._pool.extend(tasks)
-                self._exhausted = exhausted
+            case Claimed():
+                return self._claimed(event, now)
+            case LeasesLost(leases):
+                self._forget(leases)
+            case Recorded(completed, best_accuracy):
+                self._completed, self._best_accuracy = completed, best_accuracy
+                self._check_limits(now)
             case StopAsked():
                 self._begin_stop(event, now)
-            case WorkerReady(worker) if worker in self._workers:
-                self._workers[worker] = _Worker(ready=True, since=now)
-            case Started(worker, index) if worker in self._workers:
-                return self._started(self._workers[worker], index, now)
-            case Finished(worker, index, outcome) if worker in self._workers:
-                return self._finished(self._workers[worker], index, outcome, now)
-            case WorkerLost(worker, reason, detail) if worker in self._workers:
-                if self._stop and self._stop.grace_s is not None:
-                    # A signal to the whole process group, as batch systems send it, takes the workers too.
-                    self._workers[worker] = _Worker(since=now)
-                    return []
-                return self._lost(worker, reason, detail, now)
+            case WorkerReady() | WorkerLost() | Started() | Finished() | Submitted() if event.worker in self._workers:
+                return self._hear(event, self._workers[event.worker], now)
             case _:  # time passed, or a released worker speaks
                 pass
         return []
+
+    def _hear(self, event: WorkerEvent | Submitted, worker: _Worker, now: float) -> list[Command]:
+        match event:
+            case WorkerReady(number, node):
+                self._workers[number] = _Worker(node, ready=True, since=now)
+            case Submitted():
+                worker.submitted(now)
+            case Started():
+                return self._started(worker, event, now)
+            case Finished():
+                return self._finished(worker, event, now)
+            case WorkerLost(number, reason, detail):
+                # A signal to the whole process group, as batch systems send it, takes the workers too.
+                is_signalled = self._stop is not None and self._stop.grace_s is not None
+                return self._lost(number, None if is_signalled else reason, detail, now)
+        return []
+
+    def _claimed(self, answer: Claimed, now: float) -> list[Command]:
+        self._claiming = False
+        self._exhausted = not answer.left_to_draw and not answer.open_elsewhere
+        self._none_came = not answer.tasks and not answer.left_to_draw
+        self._claim_at = now + CLAIM_AGAIN_S if self._none_came else now
+        commands: list[Command] = []
+        for task in answer.tasks:
+            if task.charges >= MOST_CHARGES:  # the last one was a coordinator that was lost with this alone in flight
+                detail = f"{MOST_CHARGES} coordinators were lost while nothing else was in training"
+                commands += self._record(task, Outcome((), 0.0, FailureReason.WORKER_DIED, detail), now)
+            else:
+                (self._isolated if task.isolated else self._pool).append(task)
+        return commands
+
+    def _forget(self, leases: frozenset[int]) -> None:
+        """Drop the tasks of lost leases; what is in training goes on, and its result will not count."""
+        self._lost_leases |= leases
+        self._exhausted = False  # whoever has them now may be lost too
+        self._pool = deque(task for task in self._pool if task.lease not in leases)
+        self._isolated = deque(task for task in self._isolated if task.lease not in leases)
+        for worker in self._workers.values():
+            for task in worker.waiting:
+                if task.lease in leases:
+                    worker.drop(task)
 
     def _begin_stop(self, stop: StopAsked, now: float) -> None:
         if self._stop is None or stop.grace_s is not None:
             self._stop = stop
             self._stop_by = None if stop.grace_s is None else now + stop.grace_s
 
-    def _started(self, worker: _Worker, index: int, now: float) -> list[Command]:
-        task = next((task for task in worker.waiting if task.index == index), None)
+    def _started(self, worker: _Worker, event: Started, now: float) -> list[Command]:
+        worker.since = now
+        task = worker.find(event.index, event.attempt)
+        if task is None or worker.training is not None:  # it was taken from this worker in the meantime
+            return []
+        worker.training = replace(task, begun=task.begun + 1)
+        return [RecordStart(worker.training)]
+
+    def _finished(self, worker: _Worker, event: Finished, now: float) -> list[Command]:
+        worker.since, outcome = now, event.outcome
+        task = worker.find(event.index, event.attempt)
         if task is None:  # it was taken from this worker in the meantime
             return []
-        worker.training, worker.since = task, now
-        return [RecordStart(index)]
-
-    def _finished(self, worker: _Worker, index: int, outcome: Outcome, now: float) -> list[Command]:
-        task = worker.training
-        if task is None or task.index != index:  # it was taken from this worker in the meantime
-            return []
-        worker.batches[0].remove(task)
-        if not worker.batches[0]:
-            worker.batches.popleft()
-        worker.training = None
-        worker.since = now
+        worker.drop(task)
+        if worker.training and worker.training.index == event.index:
+            task, worker.training = worker.training, None
+        else:
+            task = replace(task, begun=task.begun + 1)
         self._seconds += outcome.seconds
         self._cost += task.macs + OVERHEAD_MACS
-        return self._record(index, outcome, now)
+        if outcome.reason in CHARGED:
+            assert outcome.reason is not None
+            return self._charge(task, outcome, worker.node, now)
+        if outcome.reason is FailureReason.EXCEPTION:
+            return [*self._record(task, outcome, now), *self._fault(worker.node, str(outcome.detail), now)]
+        self._faults = self._faults_of[worker.node] = 0
+        return self._record(task, outcome, now)
 
-    def _record(self, index: int, outcome: Outcome, now: float) -> list[Command]:
+    def _lost(self, number: int, reason: FailureReason | None, detail: str, now: float) -> list[Command]:
+        """Charge what was in training; what was not goes back to the front, in order, uncharged."""
+        worker = self._workers[number]
+        self._workers[number] = _Worker(worker.node, since=now)
+        waiting, blamed = worker.waiting, worker.training
+        if blamed is None and waiting and worker.batches[0].submitted and reason is not None:
+            # It may have died of its next candidate before the start was seen: so that one is tried alone.
+            if waiting[0].alone or waiting[0].isolated:
+                blamed = waiting.pop(0)
+            else:
+                waiting[0] = replace(waiting[0], suspected=True)
+        commands: list[Command] = [RecordAttempt(task, Interruption.NOT_STARTED, detail) for task in waiting]
+        self._give_back(waiting)
+        if blamed is not None and reason is not None:
+            commands += self._charge(blamed, Outcome((), now - worker.since, reason, detail), worker.node, now)
+        elif blamed is not None:
+            commands.append(RecordAttempt(blamed, Interruption.WORKER_UNAVAILABLE, detail))
+            self._give_back([blamed])
+        return commands
+
+    def _charge(self, task: Task, outcome: Outcome, node: str, now: float) -> list[Command]:
+        """Blame a candidate; it gets another try, or has failed."""
+        assert outcome.reason is not None
+        charged = replace(task, charges=task.charges + 1)
+        if charged.charges >= MOST_CHARGES:
+            commands = self._record(charged, outcome, now)
+        else:
+            commands = [RecordAttempt(task, outcome.reason, outcome.detail or "")]
+            self._give_back([charged])
+        return commands + self._fault(node, f"{outcome.reason}: {outcome.detail}", now)
+
+    def _give_back(self, tasks: list[Task]) -> None:
+        """To the front, in order; those that must be alone after the others, not to hold them up."""
+        held = [task for task in tasks if task.lease not in self._lost_leases]
+        self._isolated.extendleft(task for task in reversed(held) if task.isolated)
+        self._pool.extendleft(task for task in reversed(held) if task.alone and not task.isolated)
+        self._pool.extendleft(task for task in reversed(held) if not task.alone and not task.isolated)
+
+    def _record(self, task: Task, outcome: Outcome, now: float) -> list[Command]:
         if outcome.status is Status.COMPLETED:
             self._completed += 1
             self._best_accuracy = max(self._best_accuracy, outcome.measurements[-1].val_accuracy)
         self._check_limits(now)
-        return [Record(index, outcome)]
+        return [Record(task, outcome)]
 
-    def _lost(self, number: int, reason: FailureReason, detail: str, now: float) -> list[Command]:
-        """Charge what was in training; what was not goes back to the front, in order, uncharged."""
-        worker = self._workers[number]
-        waiting, blamed, seconds = worker.waiting, worker.training, now - worker.since
-        if blamed is None and waiting:
-            # It may have died of its next candidate before the start was seen. Once may be chance.
-            self._suspicions[waiting[0].index] += 1
-            if self._suspicions[waiting[0].index] >= SUSPICIONS:
-                blamed = waiting.pop(0)
-        self._pool.extendleft(reversed(waiting))
-        self._workers[number] = _Worker(since=now)
-        return self._record(blamed.index, Outcome((), seconds, reason, detail), now) if blamed else []
+    def _fault(self, node: str, cause: str, now: float) -> list[Command]:
+        """Where everything fails, the cause is not the candidates: leave the node, or stop the run."""
+        self._faults += 1
+        self._faults_of[node] += 1
+        if self._faults >= MOST_FAULTS:
+            why = f"{MOST_FAULTS} attempts in a row failed, the last one with {cause}; mend the cause"
+            self._begin_stop(StopAsked(why, self._limits.grace_s, is_fault=True), now)
+            return []
+        others = {worker.node for worker in self._workers.values() if worker.ready} - {node}
+        if self._faults_of[node] < MOST_FAULTS_OF_A_NODE or not others:
+            return []
+        self._faults_of[node] = 0
+        commands: list[Command] = [Avoid(node, f"{MOST_FAULTS_OF_A_NODE} attempts in a row failed on it: {cause}")]
+        for number, worker in self._workers.items():
+            if worker.node == node:
+                commands += [Replace(number), *self._lost(number, None, "its node is avoided", now)]
+        return commands
 
     # -------------------------------------------------- deciding what to do
 
@@ -302,13 +501,16 @@ class Coordinator:
         """Replace workers that have made no progress for too long."""
         self._check_limits(now)
         commands: list[Command] = []
-        for number, worker in self._workers.items():
-            if worker.batches and now - worker.since > self._limits.trial_timeout_s:
+        for number, worker in list(self._workers.items()):
+            if worker.batches and worker.batches[0].submitted and now - worker.since > self._limits.trial_timeout_s:
                 detail = f"no end after --trial-timeout {self._limits.trial_timeout_s:g} s"
                 commands += [Replace(number), *self._lost(number, FailureReason.TIMEOUT, detail, now)]
         return commands
 
     def _dispatch(self, now: float) -> list[Command]:
+        in_flight = [task for worker in self._workers.values() for task in worker.tasks]
+        if any(task.isolated for task in in_flight):
+            return []
         commands: list[Command] = []
         for depth in range(QUEUED_BATCHES):
             # Every worker's first batch comes before anyone's second, also one's that is still starting.
@@ -316,30 +518,43 @@ class Coordinator:
             for number, worker in self._workers.items():
                 if len(self._pool) <= kept:
                     break
-                if worker.ready and len(worker.batches) <= depth:
-                    batch = self._next_batch()
-                    if not worker.batches:
-                        worker.since = now
-                    worker.batches.append(deque(batch))
-                    commands.append(Submit(number, batch))
-        busy = any(worker.batches for worker in self._workers.values())
-        if self._exhausted and not self._pool and not busy:
-            return [*commands, End(None)]
-        wanted = OPEN_BATCHES * self._slots * self._typical_batch()
-        if len(self._pool) < wanted and not self._exhausted and not self._opening:
-            self._opening = True
-            commands.append(Open(wanted - len(self._pool)))
-        return commands
+                if worker.ready and len(worker.batches) <= depth and self._may_queue(worker):
+                    commands.append(self._submit(number, self._next_batch()))
+        if self._pool or in_flight or commands:
+            return commands + self._claim(now)
+        if self._isolated and (self._none_came or self._exhausted):
+            ready = [number for number, worker in self._workers.items() if worker.ready]
+            return [self._submit(ready[0], [self._isolated.popleft()])] if ready else []
+        return [End(None)] if self._exhausted else self._claim(now)
 
-    def _next_batch(self) -> tuple[Task, ...]:
+    def _claim(self, now: float) -> list[Command]:
+        """Keep enough candidates at hand; less than a third of them is not worth a transaction."""
+        wanted = OPEN_BATCHES * self._slots * self._typical_batch()
+        if self._claiming or self._exhausted or now < self._claim_at or 3 * len(self._pool) > 2 * wanted:
+            return []
+        self._claiming = True
+        return [Claim(max(1, wanted - len(self._pool)))]
+
+    def _may_queue(self, worker: _Worker) -> bool:
+        """Whether the next task may join what a worker has: neither may have to be alone."""
+        return not worker.batches or not (self._pool[0].alone or worker.batches[-1].tasks[0].alone)
+
+    def _submit(self, number: int, batch: Iterable[Task]) -> Submit:
+        numbered = tuple(replace(task, attempt=task.attempt + 1) for task in batch)
+        self._workers[number].batches.append(_Batch(deque(numbered)))
+        return Submit(number, numbered)
+
+    def _next_batch(self) -> list[Task]:
         """From the front of the pool, about BATCH_S of training, and no more than a fair share."""
         most = min(LARGEST_BATCH, -(-len(self._pool) // self._slots))
         batch = [self._pool.popleft()]
         seconds = self._predicted_s(batch[0])
-        while self._pool and len(batch) < most and seconds + self._predicted_s(self._pool[0]) <= BATCH_S:
+        while self._pool and len(batch) < most and not (batch[0].alone or self._pool[0].alone):
             seconds += self._predicted_s(self._pool[0])
+            if seconds > BATCH_S:
+                break
             batch.append(self._pool.popleft())
-        return tuple(batch)
+        return batch
 
     def _predicted_s(self, task: Task) -> float:
         """Seconds that a task will train, from its multiply-adds and what was seen; a batch alone until then."""
@@ -359,4 +574,4 @@ class Coordinator:
         for number in released:
             del self._workers[number]
         commands: list[Command] = [Release(number) for number in released]
-        return commands if self._workers else [*commands, End(self._stop.why)]
+        return commands if self._workers else [*commands, End(self._stop.why, self._stop.is_fault)]

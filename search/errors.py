@@ -8,7 +8,9 @@
     │   ├── DataError            a dataset cannot be read, or does not fit the space
     │   └── DatabaseError        a database cannot be opened, or is not netsieve's
     ├── UnknownSearch        no search of that name in the database                    (exit 2)
+    ├── DatabaseLost         the database file was deleted or replaced in a run        (exit 1)
     └── Stopped              circumstances ended a run that can be resumed             (exit 75)
+        └── DatabaseAway         the database cannot be reached, or is busy, now
 
 A candidate that cannot be built or trained is not an error: it is an outcome (``candidates.py``).
 """
@@ -69,10 +71,18 @@ class UnknownSearch(NetsieveError):
     exit_code = 2
 
 
+class DatabaseLost(NetsieveError):
+    """The database file was deleted or replaced while netsieve used it."""
+
+
 class Stopped(NetsieveError):
     """Circumstances (workers, database) ended a run; nothing recorded is lost, resume goes on."""
 
     exit_code = 75
+
+
+class DatabaseAway(Stopped):
+    """The database cannot be reached, or is busy, now; what was asked can be tried again."""
 
 
 def quoted(text: str, limit: int = 40) -> str:

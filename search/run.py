@@ -1,42 +1,52 @@
 """The shell of a run: the loop that owns the executor, the store, the clock and the signals.
 
 It draws and checks candidates for the store, feeds the state machine of ``coordinator.py``, and
-carries out its commands. Results are written about once a second, so a ``kill -9`` costs what was in
-training plus a second of results, and nothing that was recorded.
+carries out its commands. Attempts are recorded before they are dispatched; results about once a
+second, so a ``kill -9`` costs what was in training plus a second of results, and nothing that was
+recorded. While the database is away nothing is dispatched, training goes on, and results wait.
 """
 
+import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from search.candidates import Outcome
+from search.candidates import AttemptEnding, Outcome
 from search.coordinator import (
+    Avoid,
+    Claim,
+    Claimed,
     Command,
     Coordinator,
     End,
     Event,
-    Open,
-    Opened,
+    LeasesLost,
     Record,
+    RecordAttempt,
+    Recorded,
     RecordStart,
     Release,
     Replace,
     StopAsked,
     Submit,
+    Submitted,
     Task,
     Tick,
     WorkerEvent,
+    WorkerLost,
 )
-from search.errors import Stopped
+from search.errors import DatabaseAway, Stopped
 from search.layer_string import format_architecture
 from search.layers import Architecture
 from search.settings import Limits
 from search.shapes import Rules, Verdict, check
 
 POLL_S = 0.25  # seconds; how late a signal, a deadline or the display may be
-RECORD_S = 1.0  # seconds between writes
-SIGN_OF_LIFE_S = 10.0  # seconds after which a write is made even if there is nothing to record
+RECORD_S = 1.0  # seconds between writes of results
+DISPATCH_S = 0.1  # seconds between writes for dispatch; a worker has a batch queued meanwhile
+ASK_S = 2.0  # seconds after which the store is asked even if there is nothing to record, for a stop from elsewhere
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 15.0  # seconds between tries to reach a database that is away
 DRAWS = 1_024  # indices that one transaction draws
 DRAWS_PER_TURN = 16 * DRAWS  # before the loop looks at its workers again
 
@@ -113,6 +123,10 @@ class Executor(Protocol):
         """Kill a worker with what it has and start another; no event of the killed one follows."""
         ...
 
+    def avoid(self, node: str, why: str) -> None:
+        """Start no more workers on a node, as long as there is another."""
+        ...
+
     def release(self, worker: int) -> None:
         """Kill a worker with what it has; no event of it follows."""
         ...
@@ -122,22 +136,56 @@ class Executor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Claims:
+    """What a coordinator has claimed."""
+
+    tasks: tuple[Task, ...]
+    open_elsewhere: bool  # candidates are open that it does not hold
+
+
+@dataclass
+class News:
+    """What is to be recorded, in one transaction; what was recorded already is recorded once."""
+
+    dispatched: list[Task] = field(default_factory=list)  # an attempt each, before it is queued at a worker
+    started: list[Task] = field(default_factory=list)
+    attempts: list[tuple[Task, AttemptEnding, str]] = field(default_factory=list)  # ended; the candidate stays open
+    outcomes: list[tuple[Task, Outcome]] = field(default_factory=list)  # ended, with its candidate
+
+    def __bool__(self) -> bool:
+        return bool(self.dispatched or self.started or self.attempts or self.outcomes)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a coordinator learns when it records."""
+
+    counts: Counts
+    best: Best | None
+    lost: frozenset[int]  # leases of the news that are not held any more: what was written under them did not count
+    stop_asked: bool  # by another process
+
+
 class CandidateStore(Protocol):
-    """Where a search is recorded. Every method is one transaction."""
+    """Where a search is recorded. Every method is one transaction, which may be repeated: it counts once.
+
+    Every method raises DatabaseAway when it is worth trying again, and then may have taken effect or not.
+    """
 
     def extend(self, count: int, judge: Callable[[int, int], Sequence[Drawn]]) -> int:
-        """Insert the next ``count`` indices as ``judge(start, stop)`` gives them; how many were left to draw."""
+        """Insert the next ``count`` indices as ``judge(start, stop)`` gives them; how many are left to draw."""
         ...
 
-    def open_after(self, index: int, limit: int) -> list[Task]:
-        """The first ``limit`` open candidates with an index above ``index``, in order."""
-        ...
+    def claim(self, count: int, held: Collection[int]) -> Claims:
+        """Lease up to ``count`` open candidates, in order; first those of own leases that are not in ``held``.
 
-    def record(self, started: Collection[int], outcomes: Mapping[int, Outcome]) -> None:
-        """Count an attempt for each started index, and end those that have an outcome; the first one stays.
-
-        Also without either a sign of life of this coordinator.
+        Leases that expired, or whose coordinator is known to be dead, are taken over.
         """
+        ...
+
+    def record(self, news: News) -> Reply:
+        """Write down what happened under leases that are still held; the first outcome of a candidate stays."""
         ...
 
     def counts(self) -> Counts:
@@ -160,6 +208,7 @@ class Progress:
     elapsed_s: float
     ended: int  # candidates that ended in this run
     stopping: str | None  # why the run is about to end
+    away: str | None = None  # why the database cannot be reached
 
 
 class StopRequest:
@@ -188,6 +237,35 @@ def judge_with(sampler: Sampler, rules: Rules) -> Callable[[int, int], list[Draw
     return judge
 
 
+class Outage:
+    """When to try again to reach a database that is away, and when to give up."""
+
+    def __init__(self, limit_s: float, jitter: Callable[[], float]) -> None:
+        self._limit_s, self._jitter = limit_s, jitter
+        self._since: float | None = None
+        self._tries = 0
+        self._retry_at = 0.0
+        self.cause: str | None = None  # while the database is away
+
+    def may_try(self, now: float) -> bool:
+        """Whether it is time for another try."""
+        return self.cause is None or now >= self._retry_at
+
+    def over(self) -> None:
+        """The database answered."""
+        self._since, self._tries, self.cause = None, 0, None
+
+    def failed(self, error: DatabaseAway, now: float) -> None:
+        """Wait twice as long as the last time, within half to one and a half of it. Raises Stopped at the limit."""
+        self.cause = str(error)
+        self._since = now if self._since is None else self._since
+        if now - self._since >= self._limit_s:
+            raise Stopped(f"the database was away for --db-outage-limit {self._limit_s:g} s: {error}") from error
+        delay = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._tries, 20))
+        self._tries += 1
+        self._retry_at = now + delay * (0.5 + self._jitter())
+
+
 class Run:
     """One run of a search, from what the store holds to an end."""
 
@@ -200,9 +278,11 @@ class Run:
         stop: StopRequest,
         show: Callable[[Progress], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store, self._executor, self._judge, self._limits = store, executor, judge, limits
-        self._stop, self._show, self._clock = stop, show, clock
+        self._stop, self._show, self._clock, self._sleep = stop, show, clock, sleep
         self._counts, self._best = store.counts(), store.best()
         self._machine = Coordinator(
             range(executor.workers),
@@ -210,90 +290,167 @@ class Run:
             completed=self._counts.completed,
             best_accuracy=self._best.val_accuracy if self._best else None,
         )
-        self._last_opened = -1  # highest index handed to the machine
-        self._answers: list[Opened] = []  # to the machine, for the next turn
-        self._started: list[int] = []
-        self._outcomes: dict[int, Outcome] = {}
+        self._began = self._wrote = clock()
+        self._answers: list[Event] = []  # to the machine, for the next turn
+        self._news = News()
+        self._submits: list[Submit] = []  # until their attempts are recorded
+        self._wanted = 0  # candidates that the machine asked for, and did not get yet
+        self._held: set[int] = set()  # leases that the machine knows of
+        self._replaced: set[int] = set()  # workers, in this turn
+        self._outage = Outage(limits.db_outage_limit_s, jitter)
+        self._end: End | None = None
         self._ended = 0
         self._asked = False
 
     def __call__(self) -> str | None:
         """Run to an end: None if the search is finished, else why not. Raises Stopped, with all results kept."""
-        began = recorded = self._clock()
-        end: End | None = None
         try:
-            while end is None and self._stop.times < 2:
-                answers, self._answers = self._answers, []
-                events: list[Event] = [*answers, *self._executor.poll(0 if answers else POLL_S), Tick()]
-                if self._stop.times and not self._asked:
-                    self._asked = True
-                    events.append(StopAsked(self._stop.why, self._limits.grace_s))
-                for event in events:
-                    end = self._step(event) or end
-                now = self._clock()
-                something = self._started or self._outcomes
-                if now - recorded >= (RECORD_S if something else SIGN_OF_LIFE_S):
-                    self._write()
-                    recorded = now
-                self._show(self._progress(now - began))
+            while self.turn() is None and self._stop.times < 2:
+                pass
         finally:
-            self._write()
-        self._show(self._progress(self._clock() - began))
-        return end.why if end else self._stop.why
+            self.finish()
+        self._show(self._progress())
+        if self._end and self._end.is_fault:
+            raise Stopped(f"{self._end.why}, then go on with netsieve resume")
+        return self._end.why if self._end else self._stop.why
 
-    def _step(self, event: Event) -> End | None:
-        """Feed one event to the machine and carry out what it commands; an answer waits for the next turn.
-
-        So a space in which hardly anything is valid is drawn from turn by turn, and signals are heard between.
-        """
-        end = None
-        for command in self._machine.step(event, self._clock()):
-            if isinstance(command, End):
-                end = command
-            else:
+    def turn(self) -> End | None:
+        """Hear what happened, decide, and carry it out; the end, once it has come. Raises Stopped."""
+        answers, self._answers = self._answers, []
+        is_waiting = not answers and not (self._wanted and self._outage.cause is None)
+        heard = self._executor.poll(POLL_S if is_waiting else 0)
+        events: list[Event] = [*answers, *heard, *self._stops(), Tick()]
+        self._replaced.clear()
+        for event in events:
+            if isinstance(event, WorkerEvent) and event.worker in self._replaced:
+                continue  # of the process that was killed
+            if isinstance(event, WorkerLost):
+                self._unqueue(event.worker)
+            for command in self._machine.step(event, self._clock()):
                 self._do(command)
-        return end
+        if self._is_due() and self._outage.may_try(self._clock()):
+            self._write()
+        if self._wanted and self._outage.may_try(self._clock()):
+            self._claim()
+        self._show(self._progress())
+        return self._end
+
+    def finish(self) -> None:
+        """Record what is not recorded yet, however long it takes within the limit. Raises Stopped."""
+        self._drop_submits(lambda _: True)
+        while self._news and not (self._outage.may_try(self._clock()) and self._write()):
+            if self._stop.times >= 2:
+                lost = len(self._news.outcomes)
+                raise Stopped(f"{lost} results could not be recorded: {self._outage.cause}; netsieve resume goes on")
+            self._sleep(POLL_S)
+
+    def _stops(self) -> list[Event]:
+        """The request to stop, once."""
+        if not self._stop.times or self._asked:
+            return []
+        self._asked = True
+        return [StopAsked(self._stop.why, self._limits.grace_s)]
 
     def _do(self, command: Command) -> None:
         match command:
-            case Open(count):
-                self._answers.append(self._open(count))
-            case Submit(worker, tasks):
-                self._executor.submit(worker, tasks)
+            case Claim(count):
+                self._wanted = count
+            case Submit(_, tasks):
+                self._submits.append(command)
+                self._news.dispatched += tasks
             case Replace(worker):
+                self._unqueue(worker)
+                self._replaced.add(worker)
                 self._executor.replace(worker)
             case Release(worker):
+                self._unqueue(worker)
                 self._executor.release(worker)
-            case RecordStart(index):
-                self._started.append(index)
-            case Record(index, outcome):
-                self._outcomes[index] = outcome
+            case Avoid(node, why):
+                self._executor.avoid(node, why)
+            case RecordStart(task):
+                self._news.started.append(task)
+            case RecordAttempt(task, ending, detail):
+                self._news.attempts.append((task, ending, detail))
+            case Record(task, outcome):
+                self._news.outcomes.append((task, outcome))
                 self._ended += 1
-            case _:
-                raise Stopped(f"the coordinator gave a command that nobody carries out: {command}")
+            case End():
+                self._end = command
 
-    def _open(self, count: int) -> Opened:
-        """Open candidates: those that an earlier run left, then new draws."""
-        tasks = self._store.open_after(self._last_opened, count)
-        draws, left = 0, 1
-        while len(tasks) < count and left > 0 and draws < DRAWS_PER_TURN:
-            left = self._store.extend(DRAWS, self._judge)
-            draws += DRAWS
-            above = tasks[-1].index if tasks else self._last_opened
-            tasks += self._store.open_after(above, count - len(tasks))
-        if tasks:
-            self._last_opened = tasks[-1].index
-        self._counts = self._store.counts()
-        return Opened(tuple(tasks), exhausted=len(tasks) < count and left <= 0)
+    def _unqueue(self, worker: int) -> None:
+        """What waited for a worker that is no more is not given to its successor: the machine has it back."""
+        self._drop_submits(lambda submit: submit.worker == worker)
 
-    def _write(self) -> None:
-        """Record what came in since the last time, and with it that this coordinator is at work."""
-        self._store.record(self._started, self._outcomes)
-        self._started, self._outcomes = [], {}
-        self._counts, self._best = self._store.counts(), self._store.best()
+    def _drop_submits(self, which: Callable[[Submit], bool]) -> None:
+        dropped = {id(task) for submit in self._submits if which(submit) for task in submit.tasks}
+        self._submits = [submit for submit in self._submits if not which(submit)]
+        self._news.dispatched = [task for task in self._news.dispatched if id(task) not in dropped]
 
-    def _progress(self, elapsed_s: float) -> Progress:
-        training = len(self._machine.training)
+    # -------------------------------------------------- the store
+
+    def _is_due(self) -> bool:
+        wait = DISPATCH_S if self._submits else RECORD_S if self._news else ASK_S
+        return self._clock() - self._wrote >= wait
+
+    def _write(self) -> bool:
+        """Record what came in since the last time, then give the workers what was to be dispatched."""
+        try:
+            reply = self._store.record(self._news)
+        except DatabaseAway as error:
+            self._outage.failed(error, self._clock())
+            return False
+        self._outage.over()
+        self._counts, self._best, self._wrote = reply.counts, reply.best, self._clock()
+        self._news, submits, self._submits = News(), self._submits, []
+        self._answers.append(Recorded(reply.counts.completed, reply.best.val_accuracy if reply.best else 0.0))
+        if reply.lost:
+            self._answers.append(LeasesLost(reply.lost))
+        if reply.stop_asked and not self._stop.times:
+            self._stop.ask("netsieve stop")
+        for submit in submits:
+            tasks = [task for task in submit.tasks if task.lease not in reply.lost]
+            if tasks:
+                self._executor.submit(submit.worker, tasks)
+                self._answers.append(Submitted(submit.worker))
+        return True
+
+    def _claim(self) -> None:
+        """Claim what is open, and draw what is missing, for a turn; the rest is for the next turns.
+
+        So a space in which hardly anything is valid is drawn from turn by turn, and signals are heard between.
+        """
+        tasks: list[Task] = []
+        left, draws, elsewhere = 1, 0, True
+        try:
+            elsewhere = self._claim_into(tasks)
+            while len(tasks) < self._wanted and left and draws < DRAWS_PER_TURN:
+                left = self._store.extend(DRAWS, self._judge)
+                draws += DRAWS
+                elsewhere = self._claim_into(tasks)
+        except DatabaseAway as error:
+            self._outage.failed(error, self._clock())
+            if not tasks:
+                return
+        else:
+            self._outage.over()
+        self._wanted = 0
+        self._answers.append(Claimed(tuple(tasks), left_to_draw=left > 0, open_elsewhere=elsewhere))
+
+    def _claim_into(self, tasks: list[Task]) -> bool:
+        """Add what is open to ``tasks``, up to what is wanted; whether more is open elsewhere."""
+        claims = self._store.claim(self._wanted - len(tasks), self._held)
+        self._held |= {task.lease for task in claims.tasks}
+        tasks += claims.tasks
+        return claims.open_elsewhere
+
+    def _progress(self) -> Progress:
         return Progress(
-            self._counts, self._best, training, self._executor.workers, elapsed_s, self._ended, self._machine.stopping
+            self._counts,
+            self._best,
+            len(self._machine.training),
+            self._executor.workers,
+            self._clock() - self._began,
+            self._ended,
+            self._machine.stopping,
+            self._outage.cause,
         )

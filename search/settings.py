@@ -110,6 +110,7 @@ class Limits:
     target_accuracy: float | None = None  # 0 to 1: ends once a completed candidate reaches it
     trial_timeout_s: float = 600.0  # in training, one candidate
     grace_s: float = 30.0  # after a first Ctrl-C or SIGTERM, for what is training
+    db_outage_limit_s: float = 900.0  # that the database may be away before the run gives up
 
     def __post_init__(self) -> None:
         require("--candidates", self.candidates, 1, LARGEST_INTEGER)

@@ -7,6 +7,7 @@ the process's start time it does not. Elsewhere than on Linux both are unknown a
 import contextlib
 import os
 import socket
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ def is_alive(pid: int, pid_started: int) -> bool:
     return started(pid) == pid_started and not _is_zombie(pid)
 
 
+@cache
 def boot_id() -> str:
-    """The machine's boot id; empty if unknown."""
+    """The machine's boot id, and the namespace in which its process ids count (containers); empty if unknown."""
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     return ""
 
 

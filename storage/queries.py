@@ -3,22 +3,22 @@
 Counts come from the tallies and rankings from an index, so answers do not slow down as a search grows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from search.candidates import Status
+from search.candidates import CHARGED, Interruption, Status
 from search.errors import SettingsError, UnknownSearch, quoted
 from search.run import Best, Counts
 from search.settings import SearchSettings
 from storage.processes import boot_id, is_alive, this_process
-from storage.schema import NO_LAYER, architecture_digest, candidate, coordinator, search, tally
+from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, search, tally
 
 SEEN_WITHIN = timedelta(seconds=60)  # a coordinator of another machine that gave no sign for longer is taken for dead
 
@@ -135,11 +135,11 @@ def counts(connection: Connection, search_id: int) -> Counts:
 
 def standing(connection: Connection, search_id: int) -> Standing:
     """State and counts of a search."""
-    now = counts(connection, search_id)
-    if now.drawn >= now.target and not now.open:
-        return Standing(State.FINISHED, None, now)
+    current = counts(connection, search_id)
+    if current.drawn >= current.target and not current.open:
+        return Standing(State.FINISHED, None, current)
     if coordinators_at_work(connection, search_id):
-        return Standing(State.RUNNING, None, now)
+        return Standing(State.RUNNING, None, current)
     last = connection.execute(
         sa.select(coordinator).where(coordinator.c.search_id == search_id).order_by(coordinator.c.id.desc()).limit(1)
     ).one_or_none()
@@ -149,31 +149,92 @@ def standing(connection: Connection, search_id: int) -> Standing:
         why = f"killed: process {last.pid} on {last.host}"
     else:
         why = last.ending or "extended"
-    return Standing(State.STOPPED, why, now)
+    return Standing(State.STOPPED, why, current)
+
+
+# ------------------------------------------------------------------ coordinators
+
+
+def now(connection: Connection) -> datetime:
+    """The database's clock: the one that all coordinators share."""
+    if connection.dialect.name == "postgresql":
+        return cast("datetime", connection.scalar(sa.select(sa.func.clock_timestamp())))
+    text = connection.scalar(sa.select(sa.func.strftime("%Y-%m-%dT%H:%M:%f+00:00", "now")))
+    return datetime.fromisoformat(str(text))
 
 
 def coordinators_at_work(connection: Connection, search_id: int) -> list[Row[Any]]:
     """The coordinators of a search that are alive, as far as can be told from here."""
     rows = connection.execute(
         sa.select(coordinator).where(coordinator.c.search_id == search_id, coordinator.c.ended_at.is_(None))
-    )
-    return [row for row in rows if _is_at_work(row)]
+    ).all()
+    recently = now(connection) - SEEN_WITHIN
+    return [row for row in rows if not is_dead(row) and (_is_here(row) or row.seen_at >= recently)]
 
 
-def require_idle(connection: Connection, search_id: int) -> None:
-    """Raise SettingsError while a coordinator is at work on the search."""
-    for other in coordinators_at_work(connection, search_id):
-        raise SettingsError(
-            f"the search is being run by process {other.pid} on {other.host} since "
-            f"{other.started_at:%Y-%m-%d %H:%M} UTC; wait for it, or end it, then go on with netsieve resume"
+class Beside(StrEnum):
+    """Beside which other coordinators a new one may work."""
+
+    NOBODY = "nobody"
+    SAME_HOST = "same_host"  # what SQLite can do
+    ANYBODY = "anybody"
+
+
+def require_room(connection: Connection, search_id: int, beside: Beside = Beside.NOBODY) -> None:
+    """Raise SettingsError while a coordinator is at work on the search beside which no other may be."""
+    for other in coordinators_at_work(connection, search_id) if beside is not Beside.ANYBODY else ():
+        where = f"process {other.pid} on {other.host} since {other.started_at:%Y-%m-%d %H:%M} UTC"
+        if beside is Beside.NOBODY:
+            raise SettingsError(
+                f"the search is being run by {where}; wait for it, or end it with netsieve stop "
+                "(run and resume work beside it with --join)"
+            )
+        if not _is_here(other):
+            raise SettingsError(
+                f"the search is being run by {where}, and SQLite cannot be shared between machines; "
+                "end it with netsieve stop, or search on Postgres"
+            )
+
+
+def is_dead(row: Row[Any]) -> bool:
+    """Whether a coordinator has ended for certain; one of another machine may have, without a trace."""
+    return row.ended_at is not None or (_is_here(row) and not is_alive(row.pid, row.pid_started))
+
+
+def _is_here(row: Row[Any]) -> bool:
+    """Whether its process can be looked up: it began on this machine, since it was started."""
+    return bool(row.host == this_process()["host"] and row.boot_id == boot_id())
+
+
+@dataclass(frozen=True)
+class History:
+    """What the attempts at an open candidate say of it."""
+
+    last: int  # number of the last one
+    charges: int  # that it is blamed for
+    losses: int  # coordinators that were lost with it in flight
+
+
+def histories(connection: Connection, search_id: int, indices: Sequence[int]) -> dict[int, History]:
+    """The histories of those candidates that have one. What ``--retry`` has forgiven does not count."""
+    if not indices:
+        return {}
+    lost = attempt.c.ending == Interruption.COORDINATOR_LOST
+    blamed = attempt.c.ending.in_(CHARGED) | (lost & attempt.c.isolated)
+    rows = connection.execute(
+        sa.select(
+            attempt.c.draw_index,
+            sa.func.max(attempt.c.number).label("last"),
+            sa.func.count().filter(blamed, ~attempt.c.forgiven).label("charges"),
+            sa.func.count().filter(lost, ~attempt.c.forgiven).label("losses"),
         )
+        .where(attempt.c.search_id == search_id, attempt.c.draw_index.between(min(indices), max(indices)))
+        .group_by(attempt.c.draw_index)
+    )
+    return {row.draw_index: History(row.last, row.charges, row.losses) for row in rows}
 
 
-def _is_at_work(row: Row[Any]) -> bool:
-    here = this_process()
-    if row.host == here["host"] and row.boot_id == boot_id():
-        return is_alive(row.pid, row.pid_started)
-    return bool(row.host != here["host"] and datetime.now(UTC) - row.seen_at < SEEN_WITHIN)
+# ------------------------------------------------------------------ candidates
 
 
 def ranked(connection: Connection, search_id: int, limit: int) -> list[CandidateRow]:
@@ -199,8 +260,9 @@ def best(connection: Connection, search_id: int) -> Best | None:
 def candidates(connection: Connection, search_id: int, limit: int | None) -> Iterator[CandidateRow]:
     """The candidates in the order in which they were drawn, streamed."""
     query = sa.select(*_COLUMNS).where(candidate.c.search_id == search_id).order_by(candidate.c.draw_index)
-    rows = connection.execution_options(yield_per=1000).execute(query.limit(limit))
-    return (_candidate(row) for row in rows)
+    # The option is the statement's: set on the connection, it would be that of all later ones.
+    for row in connection.execute(query.limit(limit), execution_options={"yield_per": 1000}):
+        yield _candidate(row)
 
 
 def failures(connection: Connection, search_id: int) -> list[FailureCount]:

@@ -3,9 +3,12 @@
     search ──< candidate     what was drawn, and how it ended
            ──< tally         how many candidates there are by status, reason and layer
            ──< coordinator   the runs of it: who is, or was, at work
+           ──< lease         which open candidates a coordinator holds, until when
+           ──< attempt       what is in flight, and what went wrong
 
 Rows are the only truth: what is missing from a search is the indices not yet drawn, and the
-candidates still open. Terminal candidates never change. Every change of a table is a revision under
+candidates still open. Terminal candidates never change, but by ``resume --retry``. Every change of
+a table is a revision under
 ``migrations/versions``; a test compares the two.
 """
 
@@ -15,6 +18,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -30,12 +34,13 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 
 from search.candidates import Status
 
-REVISION = "0001"  # what this version reads and writes; the newest file of migrations/versions
+REVISION = "0002"  # what this version reads and writes; the newest file of migrations/versions
 APPLICATION_ID = 0x6E657473  # "nets": marks an SQLite file as netsieve's (PRAGMA application_id)
 
 NO_LAYER = -1  # in a tally: the candidates have no failing layer
@@ -82,6 +87,7 @@ search = Table(
     Column("drawn", BigInteger, nullable=False),  # candidates drawn: indices 0 to drawn - 1
     Column("created_at", Moment, nullable=False),
     Column("netsieve_version", String(32), nullable=False),  # that created it
+    Column("claims", BigInteger, nullable=False, server_default=text("0")),  # leases given so far: the last epoch
 )
 
 candidate = Table(
@@ -103,7 +109,7 @@ candidate = Table(
     Column("epochs", Integer, nullable=False),  # finished
     Column("curve", JSON(none_as_null=True)),  # [[train_loss, val_loss, val_accuracy], ...], an entry an epoch
     Column("seconds", Double),  # in training
-    Column("attempts", Integer, nullable=False),  # trainings begun, as far as recorded
+    Column("attempts", Integer, nullable=False),  # trainings that were seen to begin
     UniqueConstraint("search_id", "digest"),
     CheckConstraint("status IN ('rejected', 'open', 'completed', 'failed')", name="status"),
     CheckConstraint("(status IN ('rejected', 'failed')) = (reason IS NOT NULL)", name="reason"),
@@ -150,4 +156,45 @@ coordinator = Table(
     Column("seen_at", Moment, nullable=False),  # its last sign of life
     Column("ended_at", Moment),  # NULL: at work, or killed
     Column("ending", Text),  # why it ended before the search was finished; NULL: finished, or killed
+    Column("stop_asked", Boolean, nullable=False, server_default=false()),  # netsieve stop
+)
+
+# The open candidates from first_index to before stop_index are one coordinator's, until the lease expires and
+# another one takes them over under a new epoch. What is written under an epoch counts only while its lease is there.
+lease = Table(
+    "lease",
+    metadata,
+    Column("search_id", ForeignKey("search.id"), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),  # grows with every claim of the search
+    Column("coordinator_id", ForeignKey("coordinator.id"), nullable=False, index=True),
+    Column("first_index", BigInteger, nullable=False),
+    Column("stop_index", BigInteger, nullable=False),
+    Column("expires_at", Moment, nullable=False),  # by the database's clock
+    CheckConstraint("first_index < stop_index", name="range"),
+)
+
+# Written before a candidate is dispatched, and deleted when it completes: what is left is in flight, or went wrong.
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("search_id", ForeignKey("search.id"), primary_key=True),
+    Column("draw_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # of the candidate's attempts, from 1
+    Column("epoch", BigInteger, nullable=False),  # of the lease under which it was dispatched
+    Column("coordinator_id", ForeignKey("coordinator.id"), nullable=False),
+    Column("isolated", Boolean, nullable=False),  # nothing else was in flight at its coordinator
+    Column("dispatched_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("ending", String(32)),  # FailureReason or Interruption; NULL: in flight
+    Column("detail", Text),
+    Column("forgiven", Boolean, nullable=False, server_default=false()),  # by resume --retry: not charged any more
+)
+
+_in_flight = attempt.c.ending.is_(None)
+Index(
+    "ix_attempt_in_flight",
+    attempt.c.search_id,
+    attempt.c.epoch,
+    sqlite_where=_in_flight,
+    postgresql_where=_in_flight,
 )

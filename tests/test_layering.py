@@ -92,7 +92,7 @@ def test_only_the_command_line_knows_workers_and_storage() -> None:
     [
         ("ray", ("workers.ray_executor",)),
         ("torch", ("workers", "search.cli")),
-        ("sqlalchemy", ("storage", "search.cli.results")),
+        ("sqlalchemy", ("storage", "search.cli.results", "search.cli.maintain")),
         ("rich", ("search.cli.display",)),
     ],
 )

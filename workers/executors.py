@@ -6,6 +6,7 @@ that takes its whole process down takes the search with it (resume goes on), and
 never ends cannot be interrupted; Ray's workers survive both.
 """
 
+import platform
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ class InProcessExecutor:
         self._trainer = trainer.prepare()
         self._queue: deque[Task] = deque()
         self._training: tuple[Task, Iterator[Outcome | None]] | None = None
-        self._events: list[WorkerEvent] = [WorkerReady(0)]
+        self._events: list[WorkerEvent] = [WorkerReady(0, platform.node())]
 
     @property
     def workers(self) -> int:
@@ -66,18 +67,21 @@ class InProcessExecutor:
         if self._training is None:
             task = self._queue.popleft()
             self._training = (task, self._trainer.train(task.layers))
-            self._events.append(Started(0, task.index))
+            self._events.append(Started(0, task.index, task.attempt))
             return
         task, batches = self._training
         outcome = next(batches)
         if outcome is not None:
             self._training = None
-            self._events.append(Finished(0, task.index, outcome))
+            self._events.append(Finished(0, task.index, outcome, task.attempt))
 
     def replace(self, worker: int) -> None:
         """Drop what is queued and in training, and be ready again."""
         self.release(worker)
-        self._events.append(WorkerReady(0))
+        self._events.append(WorkerReady(0, platform.node()))
+
+    def avoid(self, node: str, why: str) -> None:
+        """There is no other node than this process."""
 
     def release(self, worker: int) -> None:
         """Drop what is queued and in training."""

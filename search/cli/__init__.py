@@ -13,6 +13,7 @@ import click
 from search.cli.doctor import doctor
 from search.cli.launch import resume, run
 from search.cli.layers import check, sample, space
+from search.cli.maintain import db, delete, stop
 from search.cli.results import candidates, failures, list_searches, show, status, top
 from search.errors import NetsieveError
 
@@ -69,6 +70,6 @@ def main() -> None:
 
 
 for command in (
-    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, doctor,
+    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, stop, delete, db, doctor,
 ):  # fmt: skip
     main.add_command(command)

@@ -107,6 +107,8 @@ class Display:
                 )
             )
         lines.append(Text(pace(progress), style="dim"))
+        if progress.away:
+            lines.append(Text(f"{progress.away}; waiting, training goes on", style="red"))
         if progress.stopping:
             lines.append(Text(f"{progress.stopping}: finishing what is in training", style="yellow"))
         return Group(*lines)
@@ -116,11 +118,12 @@ def log_line(progress: Progress) -> str:
     """A run's progress in one line."""
     counts = progress.counts
     best = f", best {progress.best.val_accuracy:.4f}" if progress.best else ""
+    away = f"; {progress.away}; waiting, training goes on" if progress.away else ""
     stopping = f"; {progress.stopping}: finishing what is in training" if progress.stopping else ""
     return (
         f"{clock_face(progress.elapsed_s)}  drawn {counts.drawn:,} of {counts.target:,}, rejected {counts.rejected:,}, "
         f"training {progress.training}, done {counts.completed:,}, failed {counts.failed:,}{best}; "
-        f"{pace(progress)}{stopping}"
+        f"{pace(progress)}{away}{stopping}"
     )
 
 

@@ -18,7 +18,6 @@ from search.cli.parameters import database_option, default_data_dir
 from search.errors import NetsieveError
 
 LONGEST_TEMP_DIR = 45  # characters; beyond it Ray's sockets exceed the 107 bytes of AF_UNIX (ray#7724)
-WAL_RESET_FIXED = (3, 51, 3)  # SQLite's version in which two writers cannot corrupt a write-ahead log any more
 FREE_BYTES = 2 * 2**30  # on the disk of Ray's logs
 
 
@@ -124,11 +123,13 @@ def _temp_dir() -> tuple[Health, str]:
 def _sqlite() -> tuple[Health, str]:
     import sqlite3
 
+    from storage.sqlite import WAL_RESET_FIXED
+
     if sqlite3.sqlite_version_info < WAL_RESET_FIXED:
         fixed = ".".join(map(str, WAL_RESET_FIXED))
         return Health.WARNING, (
             f"library {sqlite3.sqlite_version}; before {fixed} two programs that write at once can corrupt a database: "
-            "netsieve allows one coordinator a search, keep to one search a file at a time"
+            "netsieve's own take turns, let no other program write to it"
         )
     return Health.OK, f"library {sqlite3.sqlite_version}"
 
@@ -138,9 +139,9 @@ def _database(url: str) -> tuple[Health, str]:
     from storage import engine, queries
 
     if not engine.holds_something(url):
-        return Health.OK, f"{url} does not exist yet; netsieve run creates it"
+        return Health.OK, f"{engine.shown(url)} holds nothing yet; netsieve run begins it"
     with reading(url) as connection:
-        return Health.OK, f"{url} has {len(queries.names(connection))} searches"
+        return Health.OK, f"{engine.shown(url)} has {len(queries.names(connection))} searches"
 
 
 def _datasets(data_dir: Path) -> tuple[Health, str]:

@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,15 @@ import click
 
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns
-from search.cli.parameters import default_data_dir, name_argument
+from search.cli.parameters import Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
-from search.errors import NetsieveError, SettingsError
+from search.errors import NetsieveError, SettingsError, Stopped
 from search.run import Executor, Run, StopRequest, judge_with
 from search.settings import Limits, Recipe, SearchSettings, difference
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
-    from storage.queries import SearchRow, Standing
+    from storage.queries import Beside, SearchRow, Standing
     from workers.datasets import Dataset
     from workers.training import Trainer
 
@@ -49,6 +49,12 @@ def run(ctx: click.Context, /, name: str, **values: Any) -> None:
 @click.command()
 @name_argument()
 @run_options
+@click.option(
+    "--retry",
+    type=Reasons(),
+    default=frozenset(),
+    help="Open candidates again that failed for these reasons, such as timeout,out_of_memory.",
+)
 @click.pass_context
 def resume(ctx: click.Context, /, name: str, **values: Any) -> None:
     """Go on with the search NAME, as it was created."""
@@ -62,14 +68,16 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
     """Run a search to an end; the exit code. Raises NetsieveError."""
     limits = _limits(options)
     _require_consistent(options)
-    stored, standing = _look_up(name, options.url, must_exist=must_exist)
+    stored, standing = _look_up(name, options, must_exist=must_exist)
+    _warn_of_a_password(options)
     if stored is None or standing is None:
         limits = replace(limits, candidates=options.candidates)
         require_something_valid(options.space)
     else:
         limits = replace(limits, candidates=_target(options, standing.counts.target))
         _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
-        if standing.state == "finished" and limits.candidates == standing.counts.target:
+        is_longer = limits.candidates > standing.counts.target
+        if standing.state == "finished" and not is_longer and not options.retry:
             return _conclude(name, options, None, [])
     dataset, settings = _prepare(name, options, stored.settings if stored else None)
     with ExitStack() as stack:
@@ -99,21 +107,39 @@ def _limits(options: Options) -> Limits:
         target_accuracy=options.target_accuracy,
         trial_timeout_s=options.trial_timeout,
         grace_s=options.grace,
+        db_outage_limit_s=options.db_outage_limit,
     )
 
 
-def _look_up(name: str, url: str, *, must_exist: bool) -> "tuple[SearchRow | None, Standing | None]":
-    """The stored search, if the database exists and has it. Raises SettingsError while it is being run."""
+def _warn_of_a_password(options: Options) -> None:
+    """What is typed can be read by every user of the machine, in its list of processes."""
+    from storage.engine import has_password
+
+    if "url" in options.typed and options.url != os.environ.get("NETSIEVE_DB") and has_password(options.url):
+        click.echo("a password on the command line shows in the list of processes; NETSIEVE_DB keeps it out", err=True)
+
+
+def _beside(options: Options) -> "Beside":
+    """Beside which other coordinators this one may work."""
     from storage import engine, queries
 
-    engine.require_writable(url)
-    if not must_exist and not engine.holds_something(url):
+    if engine.serves_many_machines(options.url):
+        return queries.Beside.ANYBODY
+    return queries.Beside.SAME_HOST if options.join else queries.Beside.NOBODY
+
+
+def _look_up(name: str, options: Options, *, must_exist: bool) -> "tuple[SearchRow | None, Standing | None]":
+    """The stored search, if the database has it. Raises SettingsError while others run it, unless it is shared."""
+    from storage import engine, queries
+
+    engine.require_writable(options.url)
+    if not must_exist and not engine.holds_something(options.url):
         return None, None
-    with reading(url) as connection:
+    with reading(options.url) as connection:
         found = queries.require(connection, name) if must_exist else queries.find(connection, name)
         if found is None:
             return None, None
-        queries.require_idle(connection, found.id)
+        queries.require_room(connection, found.id, _beside(options))
         return found, queries.standing(connection, found.id)
 
 
@@ -235,26 +261,32 @@ def _work(
     """Run to an end: why it ended before the search was finished, if it did, and the signals that came."""
     from search.cli.display import Display
     from search.samplers import SAMPLERS
+    from storage import maintenance
     from storage.engine import open_for_writing
+    from storage.renewal import Renewal
     from storage.store import SqlStore
 
     engine = open_for_writing(options.url)
     stack.callback(engine.dispose)
     store = SqlStore.open(engine, name, settings, limits.candidates)
-    store.join()
+    store.join(_beside(options))
+    if options.retry:
+        opened = maintenance.reopen(engine, store.search_id, options.retry)
+        click.echo(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})", err=True)
     stop, signals = StopRequest(), list[int]()
     sampler = SAMPLERS[settings.sampler](settings.space, settings.seed)
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
     judge = judge_with(sampler, settings.space.rules)
     why: str | None = "an error in netsieve"
     try:
-        with _signals(stop, signals), Display(title) as display:
+        with _signals(stop, signals), Renewal(store), Display(title) as display:
             why = Run(store, executor, judge, limits, stop, display)()
     except NetsieveError as error:
         why = str(error)
         raise
     finally:
-        store.leave(why)
+        with suppress(Stopped):  # where the database is away others see it by the leases, which expire
+            store.leave(why)
     return why, signals
 
 
@@ -306,10 +338,12 @@ def _conclude(name: str, options: Options, why: str | None, signals: list[int]) 
 
 
 def _command(verb: str, name: str, options: Options) -> str:
-    """A command to type, with the options that it needs to find this search and its data."""
+    """A command to type, with the options that it needs to find this search and its data; a password is masked."""
+    from storage.engine import shown
+
     words = ["netsieve", verb, name]
     if "url" in options.typed and "NETSIEVE_DB" not in os.environ:
-        words += ["--db", options.url]
+        words += ["--db", options.url if options.url.startswith("sqlite:") else shown(options.url)]
     if verb == "resume" and options.data_dir and "NETSIEVE_DATA_DIR" not in os.environ:
         words += ["--data-dir", str(options.data_dir)]
     if verb == "resume" and options.workers is not None:

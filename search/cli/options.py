@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from search.candidates import FailureReason
 from search.cli.parameters import COUNT, SEED, Duration, database_option, read_config, space_option
 from search.settings import CANDIDATES, Recipe
 from search.space import SearchSpace
@@ -37,6 +38,9 @@ class Options:
     ray_address: str | None
     trial_timeout: float  # seconds
     grace: float  # seconds
+    db_outage_limit: float  # seconds
+    join: bool
+    retry: frozenset[FailureReason]  # of failed candidates to open again
     typed: frozenset[str]  # the options that were given, on the command line, by environment or in a --config
 
     def given(self, *names: str) -> dict[str, Any]:
@@ -82,6 +86,14 @@ _OPTIONS = [
         help="After a first Ctrl-C or SIGTERM, for what is in training.",
     ),
     click.option(
+        "--db-outage-limit", type=Duration(), default="15m", show_default=True,
+        help="Give up when the database has been away for so long; training goes on meanwhile.",
+    ),
+    click.option(
+        "--join", is_flag=True,
+        help="Work beside a coordinator that runs the search on this machine; on Postgres any may, on any machine.",
+    ),
+    click.option(
         "--config", type=click.Path(path_type=Path), callback=read_config, is_eager=True, expose_value=False,
         help="A TOML file of these options; those that are typed win.",
     ),
@@ -97,5 +109,6 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def gather(ctx: click.Context, values: dict[str, Any]) -> Options:
     """The options as they came, and which of them were typed."""
+    values.setdefault("retry", frozenset())
     typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     return Options(**values, typed=frozenset(typed))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from search.candidates import FailureReason
 from search.cli.output import Command
 from search.errors import SettingsError, SpaceError, quoted
 from search.layers import LARGEST_SIDE, Shape
@@ -37,6 +38,23 @@ class Duration(click.ParamType[float]):
                 f"{quoted(str(value))} is no duration above 0 and up to a year; write 90, 90s, 10m or 2h.", param, ctx
             )
         return seconds
+
+
+class Reasons(click.ParamType[frozenset[FailureReason]]):
+    """Reasons of failures, with commas between them."""
+
+    name = "REASON,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[FailureReason]:
+        """To a set of reasons."""
+        if isinstance(value, frozenset):
+            return value
+        known = {reason.value: reason for reason in FailureReason}
+        words = [word.strip() for word in str(value).split(",")]
+        for word in words:
+            if word not in known:
+                self.fail(f"{quoted(word)} is no reason of a failure; there are {', '.join(known)}.", param, ctx)
+        return frozenset(known[word] for word in words)
 
 
 class InputShape(click.ParamType[Shape]):

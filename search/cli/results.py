@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 @contextmanager
 def reading(url: str) -> "Iterator[Connection]":
     """A connection that can only read."""
-    from storage.engine import open_for_reading, translated
+    from storage.engine import open_for_reading, shown, translated
 
     engine = open_for_reading(url)
-    with translated(url), engine.connect() as connection:
+    with translated(shown(url)), engine.connect() as connection:
         yield connection
 
 

@@ -1,28 +1,32 @@
 """The state machine, without a process, a database or a second passing."""
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from search.candidates import FailureReason, Measurement, Outcome, Status
+from search.candidates import FailureReason, Interruption, Measurement, Outcome
 from search.coordinator import (
+    MOST_FAULTS,
+    MOST_FAULTS_OF_A_NODE,
+    MOST_LOSSES,
+    Avoid,
+    Claim,
+    Claimed,
     Command,
     Coordinator,
     End,
-    Event,
     Finished,
-    Open,
-    Opened,
+    LeasesLost,
     Record,
+    RecordAttempt,
+    Recorded,
     RecordStart,
     Release,
     Replace,
     Started,
     StopAsked,
     Submit,
+    Submitted,
     Task,
     Tick,
     WorkerLost,
@@ -50,14 +54,38 @@ def machine_with(open_tasks: tuple[Task, ...], *, workers: int = 1, limits: Limi
     machine = Coordinator(range(workers), limits)
     for worker in range(workers):
         machine.step(WorkerReady(worker), 0.0)
-    machine.step(Opened(open_tasks, exhausted=True), 0.0)
+    carry_out(machine, machine.step(Claimed(open_tasks), 0.0), 0.0)
     return machine
+
+
+def carry_out(machine: Coordinator, commands: list[Command], now: float) -> list[Command]:
+    """Give the workers what is submitted; the commands."""
+    for command in commands:
+        if isinstance(command, Submit):
+            machine.step(Submitted(command.worker), now)
+    return commands
+
+
+def wait(machine: Coordinator, since: float, until: float) -> list[Command]:
+    """Let time pass, a tick a second; what came of it."""
+    ticks = [since + second for second in range(1, int(until - since) + 1)]
+    return [command for now in (*ticks, until) for command in machine.step(Tick(), now)]
+
+
+def tried(*tasks: Task, attempt: int = 1) -> tuple[Task, ...]:
+    """The tasks as they are dispatched."""
+    return tuple(replace(task, attempt=attempt) for task in tasks)
+
+
+def begun(task: Task) -> Task:
+    """A dispatched task whose training began."""
+    return replace(task, attempt=task.attempt + 1, begun=task.begun + 1)
 
 
 def test_asks_for_candidates_before_a_worker_is_ready() -> None:
     """Drawing begins while workers start."""
     (command,) = Coordinator(range(2), LIMITS).step(Tick(), 0.0)
-    assert isinstance(command, Open)
+    assert isinstance(command, Claim)
     assert command.count >= 2
 
 
@@ -71,8 +99,8 @@ def test_asks_once_until_answered() -> None:
 def test_submits_only_to_ready_workers() -> None:
     """A worker gets its first batch when it says that it is ready."""
     machine = Coordinator(range(1), LIMITS)
-    assert not only(Submit, machine.step(Opened(tasks(0), exhausted=True), 0.0))
-    assert machine.step(WorkerReady(0), 0.0) == [Submit(0, tasks(0))]
+    assert not only(Submit, machine.step(Claimed(tasks(0)), 0.0))
+    assert machine.step(WorkerReady(0), 0.0) == [Submit(0, tried(*tasks(0)))]
 
 
 def test_every_worker_is_busy_before_anyone_queues() -> None:
@@ -80,31 +108,31 @@ def test_every_worker_is_busy_before_anyone_queues() -> None:
     machine = Coordinator(range(2), LIMITS)
     machine.step(WorkerReady(0), 0.0)
     machine.step(WorkerReady(1), 0.0)
-    submitted = only(Submit, machine.step(Opened(tasks(0, 1), exhausted=True), 0.0))
-    assert submitted == [Submit(0, tasks(0)), Submit(1, tasks(1))]
+    submitted = only(Submit, machine.step(Claimed(tasks(0, 1)), 0.0))
+    assert submitted == [Submit(0, tried(*tasks(0))), Submit(1, tried(*tasks(1)))]
 
 
 def test_a_starting_worker_is_not_left_without() -> None:
     """With as many tasks as workers, the first one up does not take them all."""
     machine = Coordinator(range(2), LIMITS)
-    machine.step(Opened(tasks(0, 1), exhausted=True), 0.0)
-    assert only(Submit, machine.step(WorkerReady(0), 0.0)) == [Submit(0, tasks(0))]
-    assert only(Submit, machine.step(WorkerReady(1), 0.0)) == [Submit(1, tasks(1))]
+    machine.step(Claimed(tasks(0, 1)), 0.0)
+    assert only(Submit, machine.step(WorkerReady(0), 0.0)) == [Submit(0, tried(*tasks(0)))]
+    assert only(Submit, machine.step(WorkerReady(1), 0.0)) == [Submit(1, tried(*tasks(1)))]
 
 
 def test_keeps_a_second_batch_queued() -> None:
     """A worker that trains has one more batch waiting, and no third."""
     machine = Coordinator(range(1), LIMITS)
     machine.step(WorkerReady(0), 0.0)
-    submitted = only(Submit, machine.step(Opened(tasks(0, 1, 2), exhausted=True), 0.0))
-    assert submitted == [Submit(0, tasks(0)), Submit(0, tasks(1))]
+    submitted = only(Submit, machine.step(Claimed(tasks(0, 1, 2)), 0.0))
+    assert submitted == [Submit(0, tried(*tasks(0))), Submit(0, tried(*tasks(1)))]
 
 
 def test_batches_grow_with_what_was_measured() -> None:
     """Once trainings are seen to take 0.1 s, a batch holds about two seconds of them."""
     machine = Coordinator(range(1), LIMITS)
     machine.step(WorkerReady(0), 0.0)
-    machine.step(Opened(tasks(*range(100)), exhausted=False), 0.0)
+    machine.step(Claimed(tasks(*range(100)), left_to_draw=True), 0.0)
     machine.step(Started(0, 0), 0.0)
     (submit,) = only(Submit, machine.step(Finished(0, 0, completed(seconds=0.1)), 0.1))
     assert isinstance(submit, Submit)
@@ -114,62 +142,255 @@ def test_batches_grow_with_what_was_measured() -> None:
 def test_records_starts_and_outcomes() -> None:
     """What a worker reports is recorded, and the last outcome ends the run."""
     machine = machine_with(tasks(7))
-    assert machine.step(Started(0, 7), 1.0) == [RecordStart(7)]
-    assert machine.training == list(tasks(7))
+    training = begun(*tasks(7))
+    assert machine.step(Started(0, 7), 1.0) == [RecordStart(training)]
+    assert machine.training == [training]
     outcome = completed()
-    assert machine.step(Finished(0, 7, outcome), 2.0) == [Record(7, outcome), End(None)]
+    assert machine.step(Finished(0, 7, outcome), 2.0) == [Record(training, outcome), End(None)]
 
 
 def test_ends_at_once_when_nothing_is_open() -> None:
     """A search whose draws are all rejected needs no worker."""
     machine = Coordinator(range(1), LIMITS)
-    assert machine.step(Opened((), exhausted=True), 0.0) == [End(None)]
+    assert machine.step(Claimed(()), 0.0) == [End(None)]
 
 
 def test_nothing_follows_the_end() -> None:
     """After End the machine is silent."""
     machine = Coordinator(range(1), LIMITS)
-    machine.step(Opened((), exhausted=True), 0.0)
+    machine.step(Claimed(()), 0.0)
     assert machine.step(WorkerReady(0), 1.0) == []
 
 
-def test_a_lost_worker_charges_only_what_was_in_training() -> None:
-    """The candidate in training fails; those that waited at the worker are submitted again, in order."""
+def test_a_first_fault_is_charged_and_the_candidate_tried_again() -> None:
+    """What was in training gets a second try; those that waited at the worker come first, uncharged."""
     machine = machine_with(tasks(0, 1))
     machine.step(Started(0, 0), 0.0)
     commands = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 3.0)
-    assert commands == [Record(0, Outcome((), 3.0, FailureReason.WORKER_DIED, "gone"))]
-    assert only(Submit, machine.step(WorkerReady(0), 4.0)) == [Submit(0, tasks(1))]
+    assert commands == [
+        RecordAttempt(*tried(*tasks(1)), Interruption.NOT_STARTED, "gone"),
+        RecordAttempt(begun(*tasks(0)), FailureReason.WORKER_DIED, "gone"),
+    ]
+    submitted = only(Submit, machine.step(WorkerReady(0), 4.0))
+    assert [[task.index for task in submit.tasks] for submit in submitted] == [[0]]  # type: ignore[attr-defined]
+
+
+def test_a_second_fault_fails_the_candidate() -> None:
+    """Twice at most; the outcome names the last fault."""
+    (task,) = tasks(0)
+    machine = machine_with((replace(task, charges=1, attempt=1, begun=1),))
+    machine.step(Started(0, 0, attempt=2), 0.0)
+    commands = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 3.0)
+    failed = replace(task, attempt=2, begun=2, charges=2)
+    assert commands == [Record(failed, Outcome((), 3.0, FailureReason.WORKER_DIED, "gone")), End(None)]
+
+
+def test_memory_that_ran_out_in_training_gets_a_second_try() -> None:
+    """Alone it may fit."""
+    machine = machine_with(tasks(0))
+    machine.step(Started(0, 0), 0.0)
+    outcome = Outcome((), 1.0, FailureReason.OUT_OF_MEMORY, "no memory")
+    attempt, again = machine.step(Finished(0, 0, outcome), 1.0)
+    assert attempt == RecordAttempt(begun(*tasks(0)), FailureReason.OUT_OF_MEMORY, "no memory")
+    assert isinstance(again, Submit)
+
+
+def test_a_node_that_is_lost_charges_nobody() -> None:
+    """However often: the candidate stays open, and is tried again."""
+    machine = machine_with(tasks(0))
+    for attempt in range(1, 10):
+        machine.step(Started(0, 0, attempt), 0.0)
+        (ended,) = machine.step(WorkerLost(0, None, "node died"), 3.0)
+        assert isinstance(ended, RecordAttempt)
+        assert (ended.ending, ended.task.attempt) == (Interruption.WORKER_UNAVAILABLE, attempt)
+        carry_out(machine, machine.step(WorkerReady(0), 4.0), 4.0)
+
+
+def test_a_suspect_has_its_worker_for_itself() -> None:
+    """Nothing is queued behind a second try, and it is not queued behind others."""
+    first, suspect, third = tasks(0, 1, 2)
+    machine = machine_with((first, replace(suspect, charges=1), third))
+    machine.step(Started(0, 0), 0.0)
+    (submit,) = only(Submit, machine.step(Finished(0, 0, completed(seconds=0.01)), 0.1))
+    assert isinstance(submit, Submit)
+    assert [task.index for task in submit.tasks] == [1]
+    machine.step(Started(0, 1), 0.1)
+    (submit,) = only(Submit, machine.step(Finished(0, 1, completed(seconds=0.01)), 0.2))
+    assert isinstance(submit, Submit)
+    assert [task.index for task in submit.tasks] == [2]
 
 
 def test_a_worker_lost_between_candidates_charges_nobody() -> None:
-    """A first loss before a start was seen may be chance: all go back."""
+    """The next in line may have done it, or not: it is tried alone."""
     machine = machine_with(tasks(0, 1))
-    assert machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 1.0) == []
-    submitted = only(Submit, machine.step(WorkerReady(0), 2.0))
-    assert submitted == [Submit(0, tasks(0)), Submit(0, tasks(1))]
+    ended = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 1.0)
+    assert [command.ending for command in ended if isinstance(command, RecordAttempt)] == [Interruption.NOT_STARTED] * 2
+    (submit,) = carry_out(machine, only(Submit, machine.step(WorkerReady(0), 2.0)), 2.0)
+    assert isinstance(submit, Submit)
+    assert [task.index for task in submit.tasks] == [1]
+    machine.step(Started(0, 1, attempt=2), 2.0)
+    (submit,) = only(Submit, machine.step(Finished(0, 1, completed(), attempt=2), 3.0))
+    assert isinstance(submit, Submit)
+    assert [(task.index, task.charges) for task in submit.tasks] == [(0, 0)]
 
 
 def test_a_candidate_that_kills_before_its_start_is_seen_is_found() -> None:
-    """A second loss with the same candidate next blames it, so that it cannot kill workers for ever."""
+    """Alone at its worker it is to blame, so that it cannot kill workers for ever."""
     machine = machine_with(tasks(0))
-    machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 1.0)
-    machine.step(WorkerReady(0), 2.0)
-    commands = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone again"), 3.0)
-    assert commands == [Record(0, Outcome((), 1.0, FailureReason.WORKER_DIED, "gone again")), End(None)]
+    for charged in (False, True, True):
+        commands = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 1.0)
+        endings = [c.ending for c in commands if isinstance(c, RecordAttempt)]
+        assert endings == ([FailureReason.WORKER_DIED] if charged else [Interruption.NOT_STARTED]) or only(
+            End, commands
+        )
+        carry_out(machine, machine.step(WorkerReady(0), 2.0), 2.0)
+    assert only(Record, commands)
 
 
-def test_a_timeout_replaces_the_worker_and_fails_the_candidate() -> None:
+def test_a_timeout_replaces_the_worker_and_charges_the_candidate() -> None:
     """From its start on the coordinator's clock; the others of the batch go back."""
     machine = machine_with(tasks(0, 1))
     machine.step(Started(0, 0), 10.0)
-    assert machine.step(Tick(), 110.0) == []
-    replaced, recorded = machine.step(Tick(), 110.1)
+    wait(machine, 0.0, 10.0)
+    assert wait(machine, 10.0, 110.0) == []
+    replaced, returned, charged = machine.step(Tick(), 110.1)
     assert replaced == Replace(0)
-    assert isinstance(recorded, Record)
-    assert recorded.outcome.reason is FailureReason.TIMEOUT
-    assert "--trial-timeout 100 s" in str(recorded.outcome.detail)
-    assert only(Submit, machine.step(WorkerReady(0), 111.0)) == [Submit(0, tasks(1))]
+    assert isinstance(returned, RecordAttempt)
+    assert returned.ending is Interruption.NOT_STARTED
+    assert isinstance(charged, RecordAttempt)
+    assert charged.ending is FailureReason.TIMEOUT
+    assert "--trial-timeout 100 s" in charged.detail
+
+
+def test_what_waits_for_the_database_does_not_time_out() -> None:
+    """A batch whose attempts could not be recorded yet is not at the worker."""
+    machine = Coordinator(range(1), LIMITS)
+    machine.step(WorkerReady(0), 0.0)
+    machine.step(Claimed(tasks(0)), 0.0)
+    assert wait(machine, 0.0, 500.0) == []
+    machine.step(Submitted(0), 500.0)
+    assert wait(machine, 500.0, 600.0) == []
+    assert only(Replace, wait(machine, 600.0, 601.0))
+
+
+def test_time_in_which_the_coordinator_stood_still_is_nobodys() -> None:
+    """After a SIGSTOP, or a laptop's sleep, a training has the time that it had before."""
+    machine = machine_with(tasks(0))
+    machine.step(Started(0, 0), 0.0)
+    wait(machine, 0.0, 60.0)
+    assert machine.step(Tick(), 5000.0) == []
+    assert wait(machine, 5000.0, 5040.0) == []
+    assert only(Replace, wait(machine, 5040.0, 5041.0))
+
+
+def test_after_five_lost_coordinators_a_candidate_is_tried_with_nothing_beside_it() -> None:
+    """Last, one at a time, so that the one that takes the host down is found."""
+    clean, *lost = tasks(0, 1, 2)
+    isolated = [replace(task, losses=MOST_LOSSES) for task in lost]
+    machine = Coordinator(range(2), LIMITS)
+    machine.step(WorkerReady(0), 0.0)
+    machine.step(WorkerReady(1), 0.0)
+    (submit,) = carry_out(machine, machine.step(Claimed((*isolated, clean)), 0.0), 0.0)
+    assert submit == Submit(0, tried(clean))
+    machine.step(Started(0, 0), 0.0)
+    for index in (1, 2):
+        (submit,) = only(Submit, machine.step(Finished(0, index - 1, completed(seconds=0.01)), 1.0))
+        assert isinstance(submit, Submit)
+        assert [task.index for task in submit.tasks] == [index]
+        assert not only(Submit, machine.step(Tick(), 1.0))
+        machine.step(Submitted(submit.worker), 1.0)
+        machine.step(Started(submit.worker, index), 1.0)
+
+
+def test_a_candidate_that_took_the_host_down_twice_has_failed() -> None:
+    """Two coordinators lost while nothing else was in training are charged to it."""
+    (task,) = tasks(0)
+    machine = Coordinator(range(1), LIMITS)
+    record, end = machine.step(Claimed((replace(task, losses=7, charges=2),)), 0.0)
+    assert isinstance(record, Record)
+    assert record.outcome.reason is FailureReason.WORKER_DIED
+    assert "coordinators were lost" in str(record.outcome.detail)
+    assert end == End(None)
+
+
+def test_lost_leases_take_their_tasks_along() -> None:
+    """What another coordinator has now is not dispatched here; what is in training may end."""
+    ours = [replace(task, lease=1) for task in tasks(0, 1)]
+    theirs = [replace(task, lease=2) for task in tasks(2, 3)]
+    machine = machine_with((theirs[0], ours[0], theirs[1], ours[1]))
+    machine.step(Started(0, 2), 0.0)
+    machine.step(LeasesLost(frozenset({2})), 1.0)
+    assert [task.index for task in machine.training] == [2]
+    commands = machine.step(Finished(0, 2, completed(seconds=0.01)), 2.0)
+    dispatched = [task.index for command in commands if isinstance(command, Submit) for task in command.tasks]
+    assert 3 not in dispatched
+
+
+def test_waits_for_what_others_hold() -> None:
+    """With nothing of its own a coordinator asks again now and then: the others may die."""
+    machine = Coordinator(range(1), LIMITS)
+    assert machine.step(Claimed((), open_elsewhere=True), 0.0) == []
+    assert machine.step(Tick(), 1.0) == []
+    assert only(Claim, machine.step(Tick(), 2.1))
+    assert machine.step(Claimed(()), 2.2) == [End(None)]
+
+
+def test_a_sparse_space_is_drawn_from_without_a_pause() -> None:
+    """Nothing valid came, but there is more to draw."""
+    machine = Coordinator(range(1), LIMITS)
+    assert only(Claim, machine.step(Claimed((), left_to_draw=True), 0.0))
+
+
+def test_where_everything_fails_the_run_stops_instead_of_burning_the_search() -> None:
+    """Twenty faults in a row are not the candidates' fault; the cause is named."""
+    machine = machine_with(tasks(*range(100)))
+    index, commands = 0, list[Command]()
+    failed = Outcome((), 0.01, FailureReason.EXCEPTION, "RuntimeError: no kernel image")
+    for index in range(MOST_FAULTS):
+        assert not machine.stopping
+        machine.step(Started(0, index), 0.0)
+        commands = carry_out(machine, machine.step(Finished(0, index, failed), 0.0), 0.0)
+    (end,) = only(End, commands)
+    assert isinstance(end, End)
+    assert end.is_fault
+    assert "no kernel image" in str(end.why)
+
+
+def test_a_completed_candidate_ends_a_series_of_faults() -> None:
+    """Failures among successes are the candidates'."""
+    machine = machine_with(tasks(*range(100)))
+    for index in range(60):
+        outcome = replace(completed(seconds=0.01), reason=FailureReason.EXCEPTION if index % 19 else None)
+        machine.step(Started(0, index), 0.0)
+        carry_out(machine, machine.step(Finished(0, index, outcome), 0.0), 0.0)
+    assert not machine.stopping
+
+
+def test_a_node_on_which_everything_fails_is_left() -> None:
+    """While another one works; its workers start elsewhere."""
+    machine = Coordinator(range(2), LIMITS)
+    machine.step(WorkerReady(0, "good"), 0.0)
+    machine.step(WorkerReady(1, "bad"), 0.0)
+    carry_out(machine, machine.step(Claimed(tasks(*range(100))), 0.0), 0.0)
+    failed = Outcome((), 0.01, FailureReason.EXCEPTION, "CUDA error")
+    machine.step(Started(0, 0), 0.0)
+    carry_out(machine, machine.step(Finished(0, 0, completed(seconds=0.01)), 0.0), 0.0)
+    commands = list[Command]()
+    for _ in range(MOST_FAULTS_OF_A_NODE):
+        index = machine._workers[1].tasks[0].index
+        machine.step(Started(1, index), 0.0)
+        commands = carry_out(machine, machine.step(Finished(1, index, failed), 0.0), 0.0)
+    (avoid,) = only(Avoid, commands)
+    assert isinstance(avoid, Avoid)
+    assert avoid.node == "bad"
+    assert only(Replace, commands) == [Replace(1)]
+
+
+def test_limits_count_what_other_coordinators_completed() -> None:
+    """What the store says when recording counts, over the whole search."""
+    machine = Coordinator(range(1), replace(LIMITS, max_completed=10))
+    machine.step(Tick(), 0.0)
+    assert only(End, machine.step(Recorded(10, 0.5), 1.0)) == [End("--max-completed 10 reached")]
 
 
 def test_an_idle_worker_does_not_time_out() -> None:
@@ -183,7 +404,7 @@ def test_news_of_a_replaced_worker_is_ignored() -> None:
     """What a killed worker had still sent changes nothing: the first outcome stays."""
     machine = machine_with(tasks(0, 1))
     machine.step(Started(0, 0), 0.0)
-    machine.step(Tick(), 200.0)
+    wait(machine, 0.0, 200.0)
     assert machine.step(Finished(0, 0, completed()), 200.0) == []
     assert machine.step(Started(0, 1), 200.0) == []
 
@@ -195,7 +416,7 @@ def test_a_stop_finishes_what_is_training() -> None:
     assert machine.step(StopAsked("why", 30.0), 1.0) == [Release(1)]
     assert machine.stopping == "why"
     outcome = completed()
-    assert machine.step(Finished(0, 0, outcome), 2.0) == [Record(0, outcome), Release(0), End("why")]
+    assert machine.step(Finished(0, 0, outcome), 2.0) == [Record(begun(*tasks(0)), outcome), Release(0), End("why")]
 
 
 def test_a_stop_waits_no_longer_than_its_grace() -> None:
@@ -247,90 +468,6 @@ def test_workers_that_a_signal_took_charge_nobody() -> None:
     machine = machine_with(tasks(0))
     machine.step(Started(0, 0), 0.0)
     machine.step(StopAsked("interrupted", 30.0), 1.0)
-    assert machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 2.0) == [Release(0), End("interrupted")]
-
-
-class World:
-    """A simulated executor and store that the machine drives; faults come from the seed."""
-
-    def __init__(self, candidates: int, workers: int, faults: list[int]) -> None:
-        self.machine = Coordinator(range(workers), LIMITS)
-        self.left = list(tasks(*range(candidates)))
-        self.queues: dict[int, list[Task]] = {worker: [] for worker in range(workers)}
-        self.training: dict[int, Task] = {}
-        self.to_start = set(range(workers))
-        self.outcomes: dict[int, Outcome] = {}
-        self.starts: Counter[int] = Counter()
-        self.faults = faults
-        self.now = 0.0
-        self.end: End | None = None
-
-    def feed(self, event: Event) -> None:
-        for command in self.machine.step(event, self.now):
-            self.obey(command)
-
-    def obey(self, command: Command) -> None:
-        match command:
-            case Open(count):
-                opened, self.left = self.left[:count], self.left[count:]
-                self.feed(Opened(tuple(opened), exhausted=not self.left))
-            case Submit(worker, batch):
-                assert worker not in self.to_start, "submitted to a worker that is not ready"
-                self.queues[worker] += batch
-            case Replace(worker):
-                self.forget(worker)
-            case RecordStart(index):
-                self.starts[index] += 1
-            case Record(index, outcome):
-                assert index not in self.outcomes, "a second outcome"
-                self.outcomes[index] = outcome
-            case End():
-                self.end = command
-
-    def forget(self, worker: int) -> None:
-        self.queues[worker] = []
-        self.training.pop(worker, None)
-        self.to_start.add(worker)
-
-    def turn(self, choice: int) -> None:
-        """One thing happens at one worker."""
-        self.now += 1.0
-        worker = choice % len(self.queues)
-        if worker in self.to_start:
-            self.to_start.remove(worker)
-            self.feed(WorkerReady(worker))
-        elif self.faults and self.faults.pop():
-            self.forget(worker)
-            self.feed(WorkerLost(worker, FailureReason.WORKER_DIED, "fault"))
-        elif worker in self.training:
-            task = self.training.pop(worker)
-            self.feed(Finished(worker, task.index, completed()))
-        elif self.queues[worker]:
-            task = self.training[worker] = self.queues[worker].pop(0)
-            self.feed(Started(worker, task.index))
-        else:
-            self.feed(Tick())
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    candidates=st.integers(0, 40),
-    workers=st.integers(1, 4),
-    faults=st.lists(st.integers(0, 1), max_size=30),
-    choices=st.randoms(use_true_random=False),
-)
-def test_every_candidate_ends_once_whatever_is_lost(
-    candidates: int, workers: int, faults: list[int], choices: object
-) -> None:
-    """With finite faults a run ends; each candidate has one outcome, and only a lost worker's is charged."""
-    world = World(candidates, workers, list(faults))
-    world.feed(Tick())
-    turns = 0
-    while world.end is None:
-        world.turn(choices.randrange(1000))  # type: ignore[attr-defined]
-        turns += 1
-        assert turns < 5_000, "no progress"
-    assert world.end == End(None)
-    assert sorted(world.outcomes) == list(range(candidates))
-    failed = [o for o in world.outcomes.values() if o.status is Status.FAILED]
-    assert len(failed) <= sum(faults)
+    ended, *rest = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 2.0)
+    assert ended == RecordAttempt(begun(*tasks(0)), Interruption.WORKER_UNAVAILABLE, "gone")
+    assert rest == [Release(0), End("interrupted")]

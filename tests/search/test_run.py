@@ -51,9 +51,17 @@ class Search:
     def run(
         self, limits: Limits = LIMITS, stop: StopRequest | None = None, **more: Callable[[Progress], None]
     ) -> str | None:
-        store = SqlStore.open(self.engine, "first", SETTINGS, limits.candidates)
+        store = self.join(limits.candidates)
         executor = InProcessExecutor(self.trainer)
-        return Run(store, executor, judge, limits, stop or StopRequest(), **more)()
+        try:
+            return Run(store, executor, judge, limits, stop or StopRequest(), **more)()
+        finally:
+            store.leave(None)
+
+    def join(self, candidates: int) -> SqlStore:
+        store = SqlStore.open(self.engine, "first", SETTINGS, candidates)
+        store.join()
+        return store
 
     def rows(self) -> list[queries.CandidateRow]:
         with self.engine.connect() as connection:
@@ -188,7 +196,7 @@ def test_a_search_that_only_draws_hears_a_stop(search: Search, monkeypatch: pyte
     monkeypatch.setattr("search.run.DRAWS_PER_TURN", 1)
     monkeypatch.setattr("search.run.DRAWS", 1)
     invalid = next(drawn for drawn in judge(0, 100) if not drawn.verdict.valid)
-    store = SqlStore.open(search.engine, "first", SETTINGS, 10**12)
+    store = search.join(10**12)
     stop, turns = StopRequest(), 0
 
     def ask(_: Progress) -> None:
@@ -217,7 +225,7 @@ def test_training_goes_on_while_a_sparse_space_is_drawn(search: Search, monkeypa
     def sparse(start: int, end: int) -> list[Drawn]:
         return [replace(valid if index == 0 else invalid, index=index) for index in range(start, end)]
 
-    store = SqlStore.open(search.engine, "first", SETTINGS, 2_000)
+    store = search.join(2_000)
     limits = Limits(candidates=2_000, max_completed=1, trial_timeout_s=0.5)
     assert Run(store, InProcessExecutor(search.trainer), sparse, limits, StopRequest())() is not None
     assert (store.counts().completed, store.counts().failed) == (1, 0)

@@ -76,12 +76,13 @@ def tasks(first: int, *layers: str) -> list[Task]:
 
 
 def hear(executor: Executor, until: Callable[[list[WorkerEvent]], bool]) -> list[WorkerEvent]:
-    """Poll until the events suffice; fails, saying what came, when that takes too long."""
+    """Poll until the events suffice; fails, saying what came, when that takes too long. Nodes are left out."""
     events: list[WorkerEvent] = []
     deadline = time.monotonic() + PATIENCE_S
     while not until(events):
         assert time.monotonic() < deadline, f"only {events}"
-        events += executor.poll(0.25)
+        heard = executor.poll(0.25)
+        events += [WorkerReady(event.worker) if isinstance(event, WorkerReady) else event for event in heard]
     return events
 
 
@@ -143,7 +144,7 @@ def test_tasks_start_and_finish_in_order(executor: Executor) -> None:
     """Every task of a batch is started, then finished with its outcome, then the next."""
     executor.submit(0, tasks(7, "ok", "slow:0.1", "ok"))
     assert hear_many(executor, 6) == [
-        event for index in (7, 8, 9) for event in (Started(0, index), Finished(0, index, COMPLETED))
+        event for index in (7, 8, 9) for event in (Started(0, index, 0), Finished(0, index, COMPLETED, 0))
     ]
     hear_nothing(executor)
 
@@ -153,7 +154,7 @@ def test_batches_run_one_after_the_other(executor: Executor) -> None:
     executor.submit(0, tasks(1, "slow:0.2", "slow:0.2"))
     executor.submit(0, tasks(3, "ok"))
     assert hear_many(executor, 6) == [
-        event for index in (1, 2, 3) for event in (Started(0, index), Finished(0, index, COMPLETED))
+        event for index in (1, 2, 3) for event in (Started(0, index, 0), Finished(0, index, COMPLETED, 0))
     ]
 
 
@@ -161,13 +162,13 @@ def test_a_worker_takes_batches_again_and_again(executor: Executor) -> None:
     """A batch may come when the worker has nothing left to do."""
     for index in range(3):
         executor.submit(0, tasks(index, "ok"))
-        assert hear_many(executor, 2) == [Started(0, index), Finished(0, index, COMPLETED)]
+        assert hear_many(executor, 2) == [Started(0, index, 0), Finished(0, index, COMPLETED, 0)]
 
 
 def test_outcomes_arrive_as_they_finish(executor: Executor) -> None:
     """The first outcome of a batch is there while the second task has no end."""
     executor.submit(0, tasks(1, "ok", "hang"))
-    assert hear_many(executor, 3) == [Started(0, 1), Finished(0, 1, COMPLETED), Started(0, 2)]
+    assert hear_many(executor, 3) == [Started(0, 1, 0), Finished(0, 1, COMPLETED, 0), Started(0, 2, 0)]
     hear_nothing(executor)
 
 
@@ -175,19 +176,19 @@ def test_a_failure_does_not_stop_the_batch(executor: Executor) -> None:
     """A failed candidate is an outcome like any other; the next one is trained."""
     executor.submit(0, tasks(1, "fail", "ok"))
     finished = [event for event in hear_many(executor, 4) if isinstance(event, Finished)]
-    assert finished == [Finished(0, 1, FAILED), Finished(0, 2, COMPLETED)]
+    assert finished == [Finished(0, 1, FAILED, 0), Finished(0, 2, COMPLETED, 0)]
 
 
 def test_replacing_drops_what_a_worker_had(executor: Executor) -> None:
     """After ``replace`` comes WorkerReady and nothing of the old batches; new ones are taken."""
     executor.submit(0, tasks(1, "hang", "ok"))
     executor.submit(0, tasks(3, "ok"))
-    assert hear_many(executor, 1) == [Started(0, 1)]
+    assert hear_many(executor, 1) == [Started(0, 1, 0)]
     executor.replace(0)
     assert hear_many(executor, 1) == [WorkerReady(0)]
     hear_nothing(executor)
     executor.submit(0, tasks(4, "ok"))
-    assert hear_many(executor, 2) == [Started(0, 4), Finished(0, 4, COMPLETED)]
+    assert hear_many(executor, 2) == [Started(0, 4, 0), Finished(0, 4, COMPLETED, 0)]
 
 
 def test_replacing_forgets_events_that_nobody_heard(executor: Executor) -> None:
@@ -202,7 +203,7 @@ def test_replacing_forgets_events_that_nobody_heard(executor: Executor) -> None:
 def test_a_released_worker_is_silent(executor: Executor) -> None:
     """After ``release`` nothing comes any more, neither of what was training nor of what was queued."""
     executor.submit(0, tasks(1, "slow:0.2", "ok"))
-    assert hear_many(executor, 1) == [Started(0, 1)]
+    assert hear_many(executor, 1) == [Started(0, 1, 0)]
     executor.release(0)
     hear_nothing(executor)
 
@@ -212,7 +213,7 @@ def test_poll_returns_in_time(executor: Executor, batch: tuple[str, ...]) -> Non
     """When nothing happens, ``poll`` is back with nothing after its timeout, or soon after."""
     if batch:
         executor.submit(0, tasks(1, *batch))
-        assert hear_many(executor, 1) == [Started(0, 1)]
+        assert hear_many(executor, 1) == [Started(0, 1, 0)]
     start = time.monotonic()
     assert executor.poll(0.2) == []
     assert time.monotonic() - start < 0.4
@@ -221,7 +222,7 @@ def test_poll_returns_in_time(executor: Executor, batch: tuple[str, ...]) -> Non
 def test_closing_twice_is_once(executor: Executor) -> None:
     """``close`` ends what is in training; a second one finds nothing to do."""
     executor.submit(0, tasks(1, "hang"))
-    assert hear_many(executor, 1) == [Started(0, 1)]
+    assert hear_many(executor, 1) == [Started(0, 1, 0)]
     executor.close()
     executor.close()
 
@@ -260,7 +261,7 @@ def test_workers_train_side_by_side(ray_workers: Callable[..., RayExecutor]) -> 
     assert len({*executor.pids, os.getpid()}) == 3
     executor.submit(0, tasks(1, "hang"))
     executor.submit(1, tasks(2, "hang"))
-    assert set(hear_many(executor, 2)) == {Started(0, 1), Started(1, 2)}
+    assert set(hear_many(executor, 2)) == {Started(0, 1, 0), Started(1, 2, 0)}
 
 
 @pytest.mark.ray
@@ -271,18 +272,18 @@ def test_a_network_that_ends_its_process_is_lost_alone(ray_workers: Callable[...
     hear_many(executor, 2)
     executor.submit(0, tasks(1, "ok", end, "ok"))
     executor.submit(1, tasks(4, "slow:1", "ok"))
-    events = hear(executor, lambda heard: WorkerReady(0) in heard and Finished(1, 5, COMPLETED) in heard)
+    events = hear(executor, lambda heard: WorkerReady(0) in heard and Finished(1, 5, COMPLETED, 0) in heard)
     first, second, third, lost, ready = of_worker(0, events)
-    assert [first, second, third] == [Started(0, 1), Finished(0, 1, COMPLETED), Started(0, 2)]
+    assert [first, second, third] == [Started(0, 1, 0), Finished(0, 1, COMPLETED, 0), Started(0, 2, 0)]
     assert isinstance(lost, WorkerLost)
     assert lost.reason is FailureReason.WORKER_DIED
     assert lost.detail
     assert ready == WorkerReady(0)
     assert of_worker(1, events) == [
-        event for index in (4, 5) for event in (Started(1, index), Finished(1, index, COMPLETED))
+        event for index in (4, 5) for event in (Started(1, index, 0), Finished(1, index, COMPLETED, 0))
     ]
     executor.submit(0, tasks(3, "ok"))
-    assert hear_many(executor, 2) == [Started(0, 3), Finished(0, 3, COMPLETED)]
+    assert hear_many(executor, 2) == [Started(0, 3, 0), Finished(0, 3, COMPLETED, 0)]
 
 
 @pytest.mark.ray
@@ -293,7 +294,7 @@ def test_a_killed_worker_is_replaced(ray_workers: Callable[..., RayExecutor]) ->
     (pid,) = executor.pids
     executor.submit(0, tasks(1, "hang"))
     executor.submit(0, tasks(2, "ok"))
-    assert hear_many(executor, 1) == [Started(0, 1)]
+    assert hear_many(executor, 1) == [Started(0, 1, 0)]
     os.kill(pid, signal.SIGKILL)
     lost, ready = hear_many(executor, 2)
     assert isinstance(lost, WorkerLost)
@@ -337,6 +338,27 @@ def test_a_hanging_process_is_killed(
 
 
 # ------------------------------------------------------------------ workers that do not start, on Ray
+
+
+@pytest.mark.ray
+def test_what_was_heard_comes_before_the_end(
+    ray_workers: Callable[..., RayExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events of the poll in which Ray fails are returned; the next poll raises."""
+    executor = ray_workers()
+    hear_many(executor, 1)
+    executor.submit(0, tasks(1, "ok", "hang"))
+    hear_many(executor, 1)
+
+    def hear_and_fail(timeout_s: float, events: list[WorkerEvent]) -> None:
+        events.append(Finished(0, 1, COMPLETED, 0))
+        raise ConnectionError("the cluster is gone")
+
+    monkeypatch.setattr(executor, "_drain", hear_and_fail)
+    assert executor.poll(0.1) == [Finished(0, 1, COMPLETED, 0)]
+    for _ in range(2):
+        with pytest.raises(Stopped, match=r"the Ray cluster fails .*the cluster is gone.*netsieve resume goes on"):
+            executor.poll(0.1)
 
 
 @pytest.mark.ray

@@ -1,0 +1,116 @@
+"""What a database's errors mean to netsieve: the one place where SQLAlchemy's errors become those of ``search.errors``.
+
+Errors are told apart by code: SQLite's result codes (sqlite.org/rescode.html) and Postgres' SQLSTATE
+(PostgreSQL manual, appendix A). A connection that could not be made has neither, only libpq's words.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import exc
+
+from search.errors import DatabaseAway, DatabaseError, NetsieveError, Stopped
+from storage.urls import ENCODING
+
+Meaning = tuple[type[NetsieveError], str]  # which error, and the next step that ends its message
+Foreign = exc.DBAPIError | exc.TimeoutError | exc.PendingRollbackError
+
+_RESUME = "nothing recorded is lost, netsieve resume goes on"
+_AGAIN = "nothing recorded is lost; try again, or go on later with netsieve resume"
+_MAKE_ROOM = "make room on its disk; nothing recorded is lost, netsieve resume goes on"
+_LET_END = "let the program that holds it end; nothing recorded is lost, netsieve resume goes on"
+_LOOK_AT_SERVER = "is the server started, and are host and port those of its listen_addresses and port?"
+
+_SQLITE: dict[int, Meaning] = {
+    sqlite3.SQLITE_BUSY: (DatabaseAway, _LET_END),
+    sqlite3.SQLITE_LOCKED: (DatabaseAway, _LET_END),
+    sqlite3.SQLITE_FULL: (DatabaseAway, _MAKE_ROOM),
+    sqlite3.SQLITE_CORRUPT: (DatabaseError, "is it the right file?"),
+    sqlite3.SQLITE_NOTADB: (DatabaseError, "is it the right file?"),
+}
+
+# SQLSTATE by beginning, the more exact first.
+_POSTGRES_AWAY = {
+    "08": _AGAIN,  # connection exception
+    "40001": _AGAIN,  # serialization failure
+    "40P01": _AGAIN,  # deadlock
+    "53100": _MAKE_ROOM,  # disk full
+    "53": _AGAIN,  # insufficient resources: connections, memory
+    "55P03": _LET_END,  # lock not available within lock_timeout
+    "57014": _AGAIN,  # cancelled, as by statement_timeout
+    "57P01": _AGAIN,  # shut down by the administrator
+    "57P02": _AGAIN,  # crash of the server
+    "57P03": _AGAIN,  # cannot connect now: starts, stops or recovers
+}
+_POSTGRES_REFUSES = {  # at opening: what the user has to change
+    "25006": "the server only reads; give the primary's address, or end default_transaction_read_only",
+    "28": f"check user and password; {ENCODING}",
+    "3D000": "create the database with createdb, or give another name",
+    "3F000": "give the user a schema in which it can create tables (search_path)",
+    "42501": "grant the user what it lacks (to begin a database: CREATE on its schema), or give another user",
+}
+_CONNECTING_AWAY = ("too many", "connection slots", "starting up", "shutting down", "recovery")
+_CONNECTING_REFUSED = {
+    "password": f"check user and password; {ENCODING}",
+    "pg_hba": "allow user, database and this machine in the server's pg_hba.conf; it may demand ?sslmode=require",
+    'role "': "check the user, or create it with createuser",
+    'database "': "create the database with createdb, or give another name",
+    "resolve": f"check the host; {ENCODING}",
+    "refused": _LOOK_AT_SERVER,
+    "No such file": _LOOK_AT_SERVER,
+    "timeout expired": _LOOK_AT_SERVER,
+}
+
+
+@contextmanager
+def translated(place: Path | str = "the database", *, opening: bool = False) -> Iterator[None]:
+    """Raise netsieve's errors for SQLAlchemy's; ``place`` is for messages, see ``urls.shown``.
+
+    Locked, full, cut off: DatabaseAway. Not a database, damaged, or, at ``opening``, something that the
+    user has to change: DatabaseError. Anything else that the world did to it: Stopped.
+    """
+    try:
+        yield
+    except (exc.DBAPIError, exc.TimeoutError, exc.PendingRollbackError) as error:
+        kind, next_step = _meaning(error, opening=opening)
+        option = "--db " if kind is DatabaseError else ""
+        raise kind(f"{option}{place}: {_cause(error)}; {next_step}") from None
+
+
+def _cause(error: Foreign) -> str:
+    """The first line of what the database said; the lines below may hold values."""
+    if isinstance(error, exc.TimeoutError):
+        return "its connections were busy for too long"
+    if isinstance(error, exc.PendingRollbackError):
+        return "its connection was lost"
+    return " ".join(str(error.orig).partition("\n")[0].split())
+
+
+def _meaning(error: Foreign, *, opening: bool) -> Meaning:
+    if not isinstance(error, exc.DBAPIError):
+        return DatabaseAway, _AGAIN
+    if isinstance(error.orig, sqlite3.Error):
+        return _SQLITE.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF, (Stopped, _RESUME))
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None and not error.connection_invalidated:
+        return _connecting(error, opening=opening)
+    if opening and (next_step := _by_beginning(state, _POSTGRES_REFUSES)):
+        return DatabaseError, next_step
+    if next_step := _by_beginning(state, _POSTGRES_AWAY):
+        return DatabaseAway, next_step
+    return (DatabaseAway, _AGAIN) if error.connection_invalidated else (Stopped, _RESUME)
+
+
+def _by_beginning(state: str | None, steps: dict[str, str]) -> str | None:
+    return next((step for beginning, step in steps.items() if state and state.startswith(beginning)), None)
+
+
+def _connecting(error: exc.DBAPIError, *, opening: bool) -> Meaning:
+    """A server that cannot be reached at opening has a wrong address; one that could be reached before is away."""
+    cause = _cause(error)
+    if opening and not any(words in cause for words in _CONNECTING_AWAY):
+        steps = (step for words, step in _CONNECTING_REFUSED.items() if words in cause)
+        return DatabaseError, next(steps, "check the URL and the server's log")
+    return (DatabaseAway, _AGAIN) if isinstance(error, exc.OperationalError) else (Stopped, _RESUME)

@@ -1,0 +1,68 @@
+"""What people change in a search from outside its runs: stop them, open failed candidates again, delete it."""
+
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, Row
+
+from search.candidates import FailureReason, Status
+from storage import queries
+from storage.faults import translated
+from storage.schema import NO_LAYER, attempt, candidate, coordinator, lease, search, tally
+from storage.store import count_changes
+
+
+def ask_to_stop(engine: Engine, search_id: int) -> list[Row[Any]]:
+    """Ask the search's coordinators to finish what is in training and end; those that are at work.
+
+    They hear it within about two seconds.
+    """
+    with translated(), engine.begin() as connection:
+        at_work = queries.coordinators_at_work(connection, search_id)
+        ids = [row.id for row in at_work]
+        connection.execute(coordinator.update().where(coordinator.c.id.in_(ids)).values(stop_asked=True))
+        return at_work
+
+
+def reopen(engine: Engine, search_id: int, reasons: Collection[FailureReason]) -> int:
+    """Open the candidates again that failed for one of ``reasons``; how many.
+
+    Their attempts so far are kept, and not charged any more. A repeated call finds none.
+    """
+    with translated(), engine.begin() as connection:
+        connection.execute(sa.select(search.c.id).where(search.c.id == search_id).with_for_update())
+        return sum(_reopen(connection, search_id, reason) for reason in sorted(reasons))
+
+
+def _reopen(connection: Connection, search_id: int, reason: FailureReason) -> int:
+    failed = sa.and_(
+        candidate.c.search_id == search_id, candidate.c.status == Status.FAILED, candidate.c.reason == reason
+    )
+    indices = sa.select(candidate.c.draw_index).where(failed)
+    connection.execute(
+        attempt.update()
+        .where(attempt.c.search_id == search_id, attempt.c.draw_index.in_(indices.scalar_subquery()))
+        .values(forgiven=True)
+    )
+    emptied = dict.fromkeys(("reason", "detail", "train_loss", "val_loss", "val_accuracy", "curve", "seconds"), None)
+    count = connection.execute(
+        candidate.update().where(failed).values(status=Status.OPEN, epochs=0, **emptied)
+    ).rowcount
+    if count:
+        changes = {
+            (Status.FAILED.value, reason.value, NO_LAYER): -count,
+            (Status.OPEN.value, "", NO_LAYER): count,
+        }
+        count_changes(connection, search_id, changes)
+    return count
+
+
+def delete(engine: Engine, search_id: int) -> None:
+    """Delete a search with all that was recorded of it. Raises SettingsError while it is being run."""
+    with translated(), engine.begin() as connection:
+        connection.execute(sa.select(search.c.id).where(search.c.id == search_id).with_for_update())
+        queries.require_room(connection, search_id)
+        for table in (attempt, lease, candidate, tally, coordinator):
+            connection.execute(table.delete().where(table.c.search_id == search_id))
+        connection.execute(search.delete().where(search.c.id == search_id))
