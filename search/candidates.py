@@ -44,7 +44,18 @@ class FailureReason(StrEnum):
 
 
 CHARGED = frozenset({FailureReason.TIMEOUT, FailureReason.WORKER_DIED, FailureReason.OUT_OF_MEMORY})
+UNSEEN_LOSSES = 3  # coordinators lost before an isolated candidate was seen to start that make one charge
 MOST_CHARGES = 2  # attempts that a candidate may be blamed for; with the last one it has failed
+
+
+def charges_of_losses(started: int, unseen: int) -> int:
+    """What a candidate is charged with that was in flight alone when its coordinators were lost.
+
+    One each, if it had been seen to start: its host went down in its training. What takes a host down at
+    once is not seen to start, but so are many that a kill of the coordinator meets between two records;
+    only a series of those counts.
+    """
+    return started + unseen // UNSEEN_LOSSES
 
 
 class Interruption(StrEnum):

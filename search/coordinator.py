@@ -8,7 +8,8 @@ Blame. What a candidate may have caused (its worker died, it timed out, memory r
 it; it gets a second try, alone at its worker, and fails with the second charge. Where it is not known
 whose fault a lost worker is, the first candidate in line is tried alone. Candidates that were in flight
 when their coordinator was lost are not charged; after ``MOST_LOSSES`` of that they are trained last, one
-at a time with nothing else in flight, so that the one that takes the host down is found.
+at a time with nothing else in flight, so that the one that takes the host down is found
+(``candidates.charges_of_losses``): a coordinator that is killed by somebody must not look like it.
 """
 
 from collections import Counter, deque
@@ -371,7 +372,7 @@ class Coordinator:
         commands: list[Command] = []
         for task in answer.tasks:
             if task.charges >= MOST_CHARGES:  # the last one was a coordinator that was lost with this alone in flight
-                detail = f"{MOST_CHARGES} coordinators were lost while nothing else was in training"
+                detail = "coordinators were lost again and again while nothing else was in training"
                 commands += self._record(task, Outcome((), 0.0, FailureReason.WORKER_DIED, detail), now)
             else:
                 (self._isolated if task.isolated else self._pool).append(task)

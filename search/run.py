@@ -389,6 +389,9 @@ class Run:
     # -------------------------------------------------- the store
 
     def _is_due(self) -> bool:
+        told = (*self._news.started, *(task for task, _ in self._news.outcomes))
+        if any(task.isolated for task in told):  # a coordinator that is lost before it says so blames it wrongly
+            return True
         wait = DISPATCH_S if self._submits else RECORD_S if self._news else ASK_S
         return self._clock() - self._wrote >= wait
 

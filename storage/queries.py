@@ -13,7 +13,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from search.candidates import CHARGED, Interruption, Status
+from search.candidates import CHARGED, Interruption, Status, charges_of_losses
 from search.errors import SettingsError, UnknownSearch, quoted
 from search.run import Best, Counts
 from search.settings import SearchSettings
@@ -220,18 +220,23 @@ def histories(connection: Connection, search_id: int, indices: Sequence[int]) ->
     if not indices:
         return {}
     lost = attempt.c.ending == Interruption.COORDINATOR_LOST
-    blamed = attempt.c.ending.in_(CHARGED) | (lost & attempt.c.isolated)
+    alone = lost & attempt.c.isolated
     rows = connection.execute(
         sa.select(
             attempt.c.draw_index,
             sa.func.max(attempt.c.number).label("last"),
-            sa.func.count().filter(blamed, ~attempt.c.forgiven).label("charges"),
+            sa.func.count().filter(attempt.c.ending.in_(CHARGED), ~attempt.c.forgiven).label("charged"),
+            sa.func.count().filter(alone, attempt.c.started, ~attempt.c.forgiven).label("started"),
+            sa.func.count().filter(alone, ~attempt.c.started, ~attempt.c.forgiven).label("unseen"),
             sa.func.count().filter(lost, ~attempt.c.forgiven).label("losses"),
         )
         .where(attempt.c.search_id == search_id, attempt.c.draw_index.between(min(indices), max(indices)))
         .group_by(attempt.c.draw_index)
     )
-    return {row.draw_index: History(row.last, row.charges, row.losses) for row in rows}
+    return {
+        row.draw_index: History(row.last, row.charged + charges_of_losses(row.started, row.unseen), row.losses)
+        for row in rows
+    }
 
 
 # ------------------------------------------------------------------ candidates

@@ -183,6 +183,7 @@ attempt = Table(
     Column("epoch", BigInteger, nullable=False),  # of the lease under which it was dispatched
     Column("coordinator_id", ForeignKey("coordinator.id"), nullable=False),
     Column("isolated", Boolean, nullable=False),  # nothing else was in flight at its coordinator
+    Column("started", Boolean, nullable=False, server_default=false()),  # of an isolated one: its start was recorded
     Column("dispatched_at", Moment, nullable=False),
     Column("ended_at", Moment),
     Column("ending", String(32)),  # FailureReason or Interruption; NULL: in flight

@@ -236,7 +236,7 @@ class SqlStore:
             lost = frozenset(task.lease for task in (*told, *(task for task, _ in news.outcomes))) - held
             return Reply(counts, best, lost, self._sign_of_life(connection, now))
 
-    def _record_starts(self, connection: Connection, tasks: Iterable[Task]) -> None:
+    def _record_starts(self, connection: Connection, tasks: Sequence[Task]) -> None:
         rows = [{"b_search": self._search_id, "b_index": task.index, "b_begun": task.begun} for task in tasks]
         if rows:
             connection.execute(
@@ -250,6 +250,9 @@ class SqlStore:
                 .values(attempts=sa.bindparam("b_begun")),
                 rows,
             )
+        alone = [self._attempt_key(task) for task in tasks if task.isolated]
+        if alone:
+            connection.execute(attempt.update().where(_this_attempt()).values(started=True), alone)
 
     def _record_endings(
         self, connection: Connection, endings: Iterable[tuple[Task, AttemptEnding, str]], now: datetime

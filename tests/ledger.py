@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from search.candidates import CHARGED, AttemptEnding, Interruption, Outcome, Status
+from search.candidates import CHARGED, AttemptEnding, Interruption, Outcome, Status, charges_of_losses
 from search.coordinator import Task
 from search.run import Best, Claims, Counts, Drawn, News, Reply
 
@@ -39,6 +39,7 @@ class Lease:
 class Attempt:
     epoch: int
     isolated: bool
+    started: bool = False
     ending: AttemptEnding | None = None
 
 
@@ -141,7 +142,9 @@ class ModelStore:
         for entry in entries:
             past = {n: a for (index, n), a in self.ledger.attempts.items() if index == entry.index}
             lost = [a for a in past.values() if a.ending is Interruption.COORDINATOR_LOST]
-            charges = sum(a.ending in CHARGED for a in past.values()) + sum(a.isolated for a in lost)
+            started = sum(a.isolated and a.started for a in lost)
+            unseen = sum(a.isolated and not a.started for a in lost)
+            charges = sum(a.ending in CHARGED for a in past.values()) + charges_of_losses(started, unseen)
             macs = entry.drawn.verdict.macs or 0
             task = Task(entry.index, entry.drawn.layers, macs, epoch, max(past, default=0), entry.attempts)
             tasks.append(replace(task, charges=charges, losses=len(lost)))
@@ -151,9 +154,7 @@ class ModelStore:
         ledger = self.ledger
         held = {epoch for epoch, lease in ledger.leases.items() if lease.owner == self.owner}
         for task in news.started:
-            entry = ledger.entries[task.index]
-            if task.lease in held and entry.status is Status.OPEN:
-                entry.attempts = max(entry.attempts, task.begun)
+            self._start(task, held)
         for task, ending, _ in news.attempts:
             self._end_attempt(task, ending, held)
         for task, outcome in news.outcomes:
@@ -168,6 +169,13 @@ class ModelStore:
                     del ledger.leases[epoch]
         told = [*news.dispatched, *news.started, *(t for t, *_ in news.attempts), *(t for t, _ in news.outcomes)]
         return Reply(self.counts(), self.best(), frozenset(task.lease for task in told) - held, stop_asked=False)
+
+    def _start(self, task: Task, held: Collection[int]) -> None:
+        entry, attempt = self.ledger.entries[task.index], self.ledger.attempts.get((task.index, task.attempt))
+        if task.lease in held and entry.status is Status.OPEN:
+            entry.attempts = max(entry.attempts, task.begun)
+        if task.lease in held and attempt:
+            attempt.started |= task.isolated
 
     def _end(self, task: Task, outcome: Outcome, held: Collection[int]) -> None:
         entry = self.ledger.entries[task.index]

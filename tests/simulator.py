@@ -21,7 +21,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from search.candidates import CHARGED, FailureReason, Interruption, Measurement, Outcome, RejectionReason, Status
+from search.candidates import (
+    CHARGED,
+    FailureReason,
+    Interruption,
+    Measurement,
+    Outcome,
+    RejectionReason,
+    Status,
+    charges_of_losses,
+)
 from search.coordinator import MOST_LOSSES, Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.errors import DatabaseAway, Stopped
 from search.run import Claims, Counts, Drawn, News, Reply, Run, StopRequest
@@ -384,7 +393,9 @@ class World:
         assert outcome.status is Status.FAILED
         attempts = [attempt for (i, _), attempt in self.ledger.attempts.items() if i == index]
         lost_alone = [a for a in attempts if a.isolated and a.ending is Interruption.COORDINATOR_LOST]
-        self.blamed[index] += len(lost_alone) if len(lost_alone) + MOST_LOSSES <= len(attempts) else 0
+        started = sum(a.started for a in lost_alone)
+        if len(lost_alone) + MOST_LOSSES <= len(attempts):
+            self.blamed[index] += charges_of_losses(started, len(lost_alone) - started)
         assert self.blamed[index] >= 2, (
             f"candidate {index} is {outcome.reason}, and was blamed {self.blamed[index]} times"
         )

@@ -127,3 +127,26 @@ def test_the_readme_names_every_make_target_it_uses() -> None:
     used = set(re.findall(r"make (\w+)", (ROOT / "README.md").read_text()))
     assert used
     assert used <= targets
+
+
+NAMED = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", (ROOT / "tests/README.md").read_text())
+
+
+@pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)), ids="::".join)
+def test_the_tests_that_are_named_are_there(file: str, test: str) -> None:
+    """The tables of tests/README.md name what exists."""
+    text = (ROOT / "tests" / file).read_text()
+    assert not test or f"\ndef {test}(" in text
+
+
+def test_every_fault_and_every_bad_input_has_its_line() -> None:
+    """All 35 and all 59."""
+    faults, inputs = (ROOT / "tests/README.md").read_text().split("## Faults")[1].split("## Bad inputs")
+    lines = [re.findall(r"^\| ([0-9, to]+) \|", part, flags=re.MULTILINE) for part in (faults, inputs)]
+    assert [int(line) for line in lines[0]] == list(range(1, 36))
+    covered = set[int]()
+    for line in lines[1]:
+        for part in line.split(","):
+            first, _, last = part.partition(" to ")
+            covered |= set(range(int(first), int(last or first) + 1))
+    assert covered == set(range(1, 60))

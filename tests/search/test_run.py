@@ -1,15 +1,16 @@
 """A whole run with the in-process executor, a real database, and a trainer that is a function of the string."""
 
+import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
-from search.errors import Stopped
-from search.run import Drawn, Progress, Run, StopRequest, judge_with
+from search.errors import DatabaseAway, Stopped
+from search.run import Claims, Drawn, News, Progress, Reply, Run, StopRequest, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
 from search.space import CLASSIC
@@ -257,3 +258,81 @@ def test_progress_adds_up(search: Search) -> None:
     assert last.ended == last.counts.completed + last.counts.failed
     assert last.best is not None
     assert last.best.val_accuracy == max(row.val_accuracy or 0 for row in search.rows() if row.status == "completed")
+
+
+# ------------------------------------------------------------------ the database is away
+
+
+class AwayStore(SqlStore):
+    """Can be away."""
+
+    away = False
+
+    def record(self, news: News) -> Reply:
+        if self.away:
+            raise DatabaseAway("the server is gone")
+        return super().record(news)
+
+    def claim(self, count: int, held: Collection[int]) -> Claims:
+        if self.away:
+            raise DatabaseAway("the server is gone")
+        return super().claim(count, held)
+
+
+class Outing:
+    """A run whose database goes away after some trainings, and the seconds that it slept."""
+
+    def __init__(self, search: Search, returns_after: int, **limits: float) -> None:
+        self.store = AwayStore.open(search.engine, "first", SETTINGS, 300)
+        self.store.join()
+        self.stop, self.turns, self.returns_after = StopRequest(), 0, returns_after
+        self.causes: list[str] = []
+        self.ticks = itertools.count()
+        limits_ = Limits(candidates=300, **limits)  # type: ignore[arg-type]
+        self.run = Run(self.store, InProcessExecutor(search.trainer), judge, limits_, self.stop, self.look,
+                       clock=lambda: 0.1 * next(self.ticks), sleep=lambda _: self.look(None))  # fmt: skip
+
+    def look(self, progress: Progress | None) -> None:
+        """Called in every turn."""
+        if progress and progress.away:
+            self.causes.append(progress.away)
+        if progress is None or progress.ended >= 5 or self.store.away:
+            self.turns += 1
+            self.store.away = self.turns < self.returns_after
+
+
+def test_training_goes_on_while_the_database_is_away(search: Search, whole: list[queries.CandidateRow]) -> None:
+    """What was queued is trained, its results wait, nothing is dispatched; then the search ends as ever."""
+    outing = Outing(search, 60)
+    assert outing.run() is None
+    assert set(outing.causes) == {"the server is gone"}
+    assert search.rows() == whole
+    assert len(search.trainer.trained) == len(set(search.trainer.trained))
+
+
+def test_an_outage_that_lasts_too_long_stops_the_run(search: Search, whole: list[queries.CandidateRow]) -> None:
+    """Exit 75 with the cause; a later run goes on to the same rows."""
+    outing = Outing(search, 10**9, db_outage_limit_s=30.0)
+    with pytest.raises(Stopped, match="away for --db-outage-limit 30 s: the server is gone"):
+        outing.run()
+    outing.store.leave("away")
+    assert search.run() is None
+    assert [replace(row, attempts=0) for row in search.rows()] == [replace(row, attempts=0) for row in whole]
+
+
+def test_a_stop_in_an_outage_waits_for_the_database_and_a_second_does_not(search: Search) -> None:
+    """What was trained is worth a wait; a person who has no patience loses it, and is told how much."""
+    outing = Outing(search, 10**9)
+    look, asked = outing.look, itertools.count()
+
+    def impatient(progress: Progress | None) -> None:
+        look(progress)
+        if outing.store.away and next(asked) in {40, 80}:
+            outing.stop.ask("interrupted by SIGTERM")
+
+    outing.run._show, outing.run._sleep = impatient, lambda _: impatient(None)
+    with pytest.raises(Stopped, match=r"\d+ results could not be recorded: the server is gone; netsieve resume"):
+        outing.run()
+    patient = Outing(search, 100)
+    patient.stop.ask("interrupted by SIGTERM")
+    assert patient.run() == "interrupted by SIGTERM"

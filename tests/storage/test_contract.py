@@ -193,7 +193,7 @@ def require_equal_contents(world: World, space: Space) -> None:
     ledger = world.ledger
     expected = [(e.index, e.drawn.layers, e.status, e.attempts) for _, e in sorted(ledger.entries.items())]
     leases = sorted((epoch, held.first, held.stop) for epoch, held in ledger.leases.items())
-    attempts = sorted((*key, a.epoch, a.isolated, a.ending) for key, a in ledger.attempts.items())
+    attempts = sorted((*key, a.epoch, a.isolated, a.started, a.ending) for key, a in ledger.attempts.items())
     for engine in world.engines:
         here = world.id_in(engine)
         with engine.connect() as connection:
@@ -203,7 +203,8 @@ def require_equal_contents(world: World, space: Space) -> None:
                 sa.select(lease.c.epoch, lease.c.first_index, lease.c.stop_index).where(lease.c.search_id == here)
             )
             assert sorted(map(tuple, found)) == leases
-            columns = (attempt.c.draw_index, attempt.c.number, attempt.c.epoch, attempt.c.isolated, attempt.c.ending)
+            which = ("draw_index", "number", "epoch", "isolated", "started", "ending")
+            columns = [attempt.c[name] for name in which]
             found = connection.execute(sa.select(*columns).where(attempt.c.search_id == here))
             assert sorted(map(tuple, found)) == attempts
             report = check.check_search(connection, here, Recipe(epochs=1), space.judge)

@@ -444,14 +444,27 @@ def test_what_was_charged_is_known_to_the_next_coordinator(engine: Engine, store
 
 
 def test_an_isolated_candidate_is_charged_with_the_loss_of_its_coordinator(engine: Engine, store: SqlStore) -> None:
-    """Nothing else was in flight."""
+    """Nothing else was in flight, and it had started; where no start was seen, three losses are one charge."""
     store.extend(1, judged(*VALID))  # type: ignore[arg-type]
     (task,) = store.claim(1, held=()).tasks
-    store.record(News(dispatched=[replace(begun(task), losses=MOST_LOSSES)]))
+    alone = replace(begun(task), losses=MOST_LOSSES)
+    store.record(News(dispatched=[alone]))
+    store.record(News(started=[alone]))
     elsewhere(engine)
     expire(engine)
     (taken,) = joined(engine).claim(1, held=()).tasks
     assert (taken.charges, taken.losses) == (1, 1)
+    for unseen in range(1, 4):
+        store = joined(engine)
+        expire(engine)
+        (taken,) = store.claim(1, held=()).tasks
+        store.record(News(dispatched=[replace(begun(taken), losses=MOST_LOSSES)]))
+        elsewhere(engine)
+        expire(engine)
+        last = joined(engine)
+        (taken,) = last.claim(1, held=()).tasks
+        assert (taken.charges, taken.losses) == (1 + (unseen == 3), 1 + unseen)
+        elsewhere(engine)
 
 
 def test_a_coordinator_that_was_asked_to_stop_learns_it(engine: Engine, store: SqlStore) -> None:

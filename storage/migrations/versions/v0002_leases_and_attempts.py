@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("coordinator_id", sa.Integer, nullable=False),
         sa.Column("isolated", sa.Boolean, nullable=False),
+        sa.Column("started", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("dispatched_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True)),
         sa.Column("ending", sa.String(32)),
