@@ -116,7 +116,7 @@ def test_a_connection_that_is_cut_while_rows_are_copied_leaves_none(
 
 
 def test_leases_are_kept_while_the_database_is_slow(engine: Engine) -> None:
-    """Statements that take a fifth of a lease each, and a main thread that waits: nobody takes anything over."""
+    """Statements that take a twentieth of a lease each, and a main thread that waits: nobody takes anything over."""
     store = joined(engine, lease_s=2.0)
     store.extend(100, judge)
     held = store.claim(10, ()).tasks
@@ -124,10 +124,11 @@ def test_leases_are_kept_while_the_database_is_slow(engine: Engine) -> None:
         connection.execute(coordinator.update().values(host="elsewhere"))
     other = joined(engine)
     sa.event.listen(engine, "before_cursor_execute", lambda *_: time.sleep(0.1))
-    with Renewal(store):
+    with Renewal(store) as renewal:
         for _ in range(4):
             time.sleep(1.0)
             assert not {task.index for task in other.claim(1000, ()).tasks} & {task.index for task in held}
+    renewal._thread.join()  # it may be in the middle of a renewal, with a connection of the engine
 
 
 class Failing:
