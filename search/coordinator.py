@@ -7,9 +7,10 @@ out its commands. So every decision can be tested without a process, a database 
 Blame. What a candidate may have caused (its worker died, it timed out, memory ran out) is charged to
 it; it gets a second try, alone at its worker, and fails with the second charge. Where it is not known
 whose fault a lost worker is, the first candidate in line is tried alone. Candidates that were in flight
-when their coordinator was lost are not charged; after ``MOST_LOSSES`` of that they are trained last, one
-at a time with nothing else in flight, so that the one that takes the host down is found
-(``candidates.charges_of_losses``): a coordinator that is killed by somebody must not look like it.
+when their coordinator was lost, or in training when their worker's node was, are not charged; after
+``MOST_LOSSES`` of that they are trained last, one at a time with nothing else in flight, so that the one
+that takes hosts down is found (``candidates.charges_of_losses``): a coordinator that is killed by somebody
+must not look like it.
 """
 
 from collections import Counter, deque
@@ -25,7 +26,7 @@ LARGEST_BATCH = 64  # candidates
 OPEN_BATCHES = 3  # batches a worker that are kept claimed: one in training, one queued there, one to be dispatched
 QUEUED_BATCHES = 2  # of those, at the worker
 OVERHEAD_MACS = 100_000  # what an image costs beyond its multiply-adds, as multiply-adds; calls dominate tiny networks
-MOST_LOSSES = 5  # coordinators that may be lost with a candidate in flight before it is tried with nothing beside it
+MOST_LOSSES = 5  # coordinators and nodes that may be lost with a candidate before it is tried with nothing beside it
 CLAIM_AGAIN_S = 2.0  # seconds until a search is asked again for candidates that others may have given up
 PAUSE_S = 5.0  # seconds between two events that mean that the coordinator itself stood still
 MOST_FAULTS = 20  # attempts in a row that end in a fault before the run stops: the cause is not the candidates
@@ -43,7 +44,7 @@ class Task:
     attempt: int = 0  # number of the attempt that is in flight, or was last
     begun: int = 0  # trainings of it that were seen to begin
     charges: int = 0  # attempts that it is blamed for
-    losses: int = 0  # coordinators that were lost with it in flight
+    losses: int = 0  # coordinators that were lost with it in flight, and nodes with it in training
     suspected: bool = False  # was first in line at a worker that was lost before a start was seen
 
     @property
@@ -361,7 +362,8 @@ class Coordinator:
             case WorkerLost(number, reason, detail):
                 # A signal to the whole process group, as batch systems send it, takes the workers too.
                 is_signalled = self._stop is not None and self._stop.grace_s is not None
-                return self._lost(number, None if is_signalled else reason, detail, now)
+                ending = Interruption.CANCELLED if is_signalled else reason or Interruption.WORKER_UNAVAILABLE
+                return self._lost(number, ending, detail, now)
         return []
 
     def _claimed(self, answer: Claimed, now: float) -> list[Command]:
@@ -422,25 +424,29 @@ class Coordinator:
         self._faults = self._faults_of[worker.node] = 0
         return self._record(task, outcome, now)
 
-    def _lost(self, number: int, reason: FailureReason | None, detail: str, now: float) -> list[Command]:
-        """Charge what was in training; what was not goes back to the front, in order, uncharged."""
+    def _lost(self, number: int, ending: AttemptEnding, detail: str, now: float) -> list[Command]:
+        """What was in training ends so; what was not goes back to the front, in order, uncharged."""
         worker = self._workers[number]
         self._workers[number] = _Worker(worker.node, since=now)
-        waiting, blamed = worker.waiting, worker.training
-        if blamed is None and waiting and worker.batches[0].submitted and reason is not None:
-            # It may have died of its next candidate before the start was seen: so that one is tried alone.
-            if waiting[0].alone or waiting[0].isolated:
-                blamed = waiting.pop(0)
+        waiting, lost = worker.waiting, worker.training
+        if lost is None and waiting and worker.batches[0].submitted and ending is not Interruption.CANCELLED:
+            # The worker, or its node, may have gone with its next candidate before the start was seen.
+            if ending is Interruption.WORKER_UNAVAILABLE or waiting[0].alone or waiting[0].isolated:
+                lost = waiting.pop(0)
             else:
                 waiting[0] = replace(waiting[0], suspected=True)
         commands: list[Command] = [RecordAttempt(task, Interruption.NOT_STARTED, detail) for task in waiting]
         self._give_back(waiting)
-        if blamed is not None and reason is not None:
-            commands += self._charge(blamed, Outcome((), now - worker.since, reason, detail), worker.node, now)
-        elif blamed is not None:
-            commands.append(RecordAttempt(blamed, Interruption.WORKER_UNAVAILABLE, detail))
-            self._give_back([blamed])
-        return commands
+        if lost is None:
+            return commands
+        if ending is Interruption.WORKER_UNAVAILABLE:
+            # With nothing else in flight it is the candidate that takes its nodes down.
+            ending = FailureReason.WORKER_DIED if lost.isolated else ending
+            lost = replace(lost, losses=lost.losses + 1)
+        if isinstance(ending, FailureReason):
+            return commands + self._charge(lost, Outcome((), now - worker.since, ending, detail), worker.node, now)
+        self._give_back([lost])
+        return [*commands, RecordAttempt(lost, ending, detail)]
 
     def _charge(self, task: Task, outcome: Outcome, node: str, now: float) -> list[Command]:
         """Blame a candidate; it gets another try, or has failed."""
@@ -482,7 +488,10 @@ class Coordinator:
         commands: list[Command] = [Avoid(node, f"{MOST_FAULTS_OF_A_NODE} attempts in a row failed on it: {cause}")]
         for number, worker in self._workers.items():
             if worker.node == node:
-                commands += [Replace(number), *self._lost(number, None, "its node is avoided", now)]
+                commands += [
+                    Replace(number),
+                    *self._lost(number, Interruption.CANCELLED, "its node is avoided", now),
+                ]
         return commands
 
     # -------------------------------------------------- deciding what to do

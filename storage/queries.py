@@ -212,7 +212,7 @@ class History:
 
     last: int  # number of the last one
     charges: int  # that it is blamed for
-    losses: int  # coordinators that were lost with it in flight
+    losses: int  # coordinators that were lost with it in flight, and nodes with it in training
 
 
 def histories(connection: Connection, search_id: int, indices: Sequence[int]) -> dict[int, History]:
@@ -220,6 +220,7 @@ def histories(connection: Connection, search_id: int, indices: Sequence[int]) ->
     if not indices:
         return {}
     lost = attempt.c.ending == Interruption.COORDINATOR_LOST
+    node_lost = attempt.c.ending == Interruption.WORKER_UNAVAILABLE
     alone = lost & attempt.c.isolated
     rows = connection.execute(
         sa.select(
@@ -228,7 +229,7 @@ def histories(connection: Connection, search_id: int, indices: Sequence[int]) ->
             sa.func.count().filter(attempt.c.ending.in_(CHARGED), ~attempt.c.forgiven).label("charged"),
             sa.func.count().filter(alone, attempt.c.started, ~attempt.c.forgiven).label("started"),
             sa.func.count().filter(alone, ~attempt.c.started, ~attempt.c.forgiven).label("unseen"),
-            sa.func.count().filter(lost, ~attempt.c.forgiven).label("losses"),
+            sa.func.count().filter(lost | node_lost, ~attempt.c.forgiven).label("losses"),
         )
         .where(attempt.c.search_id == search_id, attempt.c.draw_index.between(min(indices), max(indices)))
         .group_by(attempt.c.draw_index)

@@ -147,7 +147,8 @@ class ModelStore:
             charges = sum(a.ending in CHARGED for a in past.values()) + charges_of_losses(started, unseen)
             macs = entry.drawn.verdict.macs or 0
             task = Task(entry.index, entry.drawn.layers, macs, epoch, max(past, default=0), entry.attempts)
-            tasks.append(replace(task, charges=charges, losses=len(lost)))
+            nodes = sum(a.ending is Interruption.WORKER_UNAVAILABLE for a in past.values())
+            tasks.append(replace(task, charges=charges, losses=len(lost) + nodes))
         return tasks
 
     def record(self, news: News) -> Reply:

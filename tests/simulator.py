@@ -43,6 +43,9 @@ TURNS = 20_000  # more means that a search does not end
 LIMITS = Limits(trial_timeout_s=4.0, db_outage_limit_s=1e9)
 
 
+KINDS = ("deadly", "hanging", "greedy", "hostile", "toppling")  # of bad candidates, see Space
+
+
 class HostDown(Exception):
     """A candidate took its host down, and with it the coordinator."""
 
@@ -59,6 +62,7 @@ class Space:
     hanging: frozenset[str]
     greedy: frozenset[str]  # run out of memory
     hostile: frozenset[str]  # take the host down
+    toppling: frozenset[str]  # take their worker's node down
 
     def judge(self, start: int, stop: int) -> list[Drawn]:
         return [self._drawn(index) for index in range(start, stop)]
@@ -80,7 +84,7 @@ class Space:
     @property
     def bad(self) -> frozenset[str]:
         """Candidates that fail with something that they are charged with."""
-        return self.deadly | self.hanging | self.greedy | self.hostile
+        return self.deadly | self.hanging | self.greedy | self.hostile | self.toppling
 
 
 def space_of(chance: random.Random) -> Space:
@@ -88,16 +92,9 @@ def space_of(chance: random.Random) -> Space:
     distinct = chance.randrange(5, 60)
     names = [f"c{number}" for number in range(distinct) if number % 3]
     bad = chance.sample(names, min(len(names), chance.choice([0, 0, 1, 2, 4])))
-    kinds = [chance.choice(["deadly", "hanging", "greedy", "hostile"]) for _ in bad]
-    chosen = {kind: frozenset(n for n, k in zip(bad, kinds, strict=True) if k == kind) for kind in set(kinds)}
-    none = frozenset[str]()
-    return Space(
-        distinct,
-        chosen.get("deadly", none),
-        chosen.get("hanging", none),
-        chosen.get("greedy", none),
-        chosen.get("hostile", none),
-    )
+    kinds = [chance.choice(KINDS) for _ in bad]
+    chosen = {kind: frozenset(n for n, k in zip(bad, kinds, strict=True) if k == kind) for kind in KINDS}
+    return Space(distinct, **chosen)
 
 
 # ------------------------------------------------------------------ workers
@@ -169,6 +166,8 @@ class SimulatedExecutor:
             raise HostDown
         if task.layers in space.deadly:
             return [self._lose(number, FailureReason.WORKER_DIED)]
+        if task.layers in space.toppling:
+            return [self._lose(number, None)]
         if task.layers in space.hanging:
             return []
         worker.training = None
@@ -177,7 +176,7 @@ class SimulatedExecutor:
     def _lose(self, number: int, reason: FailureReason | None) -> WorkerLost:
         worker = self.slots[number]
         first = [worker.training, *worker.queue] if worker.training else worker.queue
-        if reason is not None and first and first[0]:
+        if first and first[0] and (reason is not None or first[0].isolated):
             self.world.blamed[first[0].index] += 1
         self.slots[number] = Worker()
         return WorkerLost(number, reason, "lost")

@@ -196,14 +196,32 @@ def test_memory_that_ran_out_in_training_gets_a_second_try() -> None:
 
 
 def test_a_node_that_is_lost_charges_nobody() -> None:
-    """However often: the candidate stays open, and is tried again."""
+    """The candidate stays open, and is tried again, as long as something else may have taken the node down."""
     machine = machine_with(tasks(0))
-    for attempt in range(1, 10):
+    for attempt in range(1, MOST_LOSSES + 1):
         machine.step(Started(0, 0, attempt), 0.0)
         (ended,) = machine.step(WorkerLost(0, None, "node died"), 3.0)
         assert isinstance(ended, RecordAttempt)
         assert (ended.ending, ended.task.attempt) == (Interruption.WORKER_UNAVAILABLE, attempt)
         carry_out(machine, machine.step(WorkerReady(0), 4.0), 4.0)
+
+
+def test_a_candidate_that_takes_its_nodes_down_is_found() -> None:
+    """After five lost nodes it is tried with nothing beside it; two more, and it has failed."""
+    machine = machine_with(tasks(0))
+    for loss in range(1, MOST_LOSSES + 3):
+        machine.step(Started(0, 0, loss), loss)
+        commands = machine.step(WorkerLost(0, None, "node died"), loss + 0.5)
+        endings = [command.ending for command in commands if isinstance(command, RecordAttempt)]
+        assert endings == (
+            [Interruption.WORKER_UNAVAILABLE] if loss <= MOST_LOSSES
+            else [FailureReason.WORKER_DIED] if loss == MOST_LOSSES + 1
+            else []
+        )  # fmt: skip
+        carry_out(machine, machine.step(WorkerReady(0), loss + 0.6), loss + 0.6)
+    (record,) = only(Record, commands)
+    assert isinstance(record, Record)
+    assert record.outcome.reason is FailureReason.WORKER_DIED
 
 
 def test_a_suspect_has_its_worker_for_itself() -> None:
@@ -469,5 +487,5 @@ def test_workers_that_a_signal_took_charge_nobody() -> None:
     machine.step(Started(0, 0), 0.0)
     machine.step(StopAsked("interrupted", 30.0), 1.0)
     ended, *rest = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 2.0)
-    assert ended == RecordAttempt(begun(*tasks(0)), Interruption.WORKER_UNAVAILABLE, "gone")
+    assert ended == RecordAttempt(begun(*tasks(0)), Interruption.CANCELLED, "gone")
     assert rest == [Release(0), End("interrupted")]

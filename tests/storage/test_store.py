@@ -440,7 +440,7 @@ def test_what_was_charged_is_known_to_the_next_coordinator(engine: Engine, store
     store.record(News(attempts=[(second, Interruption.WORKER_UNAVAILABLE, "its node went")]))
     store.leave(None)
     (again,) = joined(engine).claim(1, held=()).tasks
-    assert (again.attempt, again.charges, again.losses) == (2, 1, 0)
+    assert (again.attempt, again.charges, again.losses) == (2, 1, 1)
 
 
 def test_an_isolated_candidate_is_charged_with_the_loss_of_its_coordinator(engine: Engine, store: SqlStore) -> None:
