@@ -1,5 +1,6 @@
 """Real processes, killed and interrupted: nothing recorded is lost, or done twice, and the end is the same."""
 
+import contextlib
 import json
 import os
 import random
@@ -183,6 +184,39 @@ def test_a_second_signal_stops_at_once(running: tuple[Search, "subprocess.Popen[
     assert process.wait(timeout=20) == 130
     wait_until_gone(children)
     assert search.ask("status", "first")["state"] == "stopped"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_while_ray_starts_ends_the_run_at_once(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Nothing is recorded yet: no wait for Ray, no database, and none of Ray's processes is left."""
+    search = Search(tmp_path, "--workers", "2")
+    process = search.start()
+    while "starting Ray" not in search.log.read_text():
+        time.sleep(0.05)
+    time.sleep(0.3)
+    children = descendants(process.pid)
+    process.send_signal(number)
+    assert process.wait(timeout=5) == code
+    wait_until_gone(children)
+    assert search.log.read_text().splitlines()[-1] == "Error: interrupted"
+    assert not (tmp_path / "search.db").exists()
+
+
+@pytest.mark.ray
+def test_a_host_that_slept_goes_on(tmp_path: Path, uninterrupted: list[Row]) -> None:
+    """SIGSTOP of the coordinator and all of Ray for a while, as when a laptop's lid is closed; nobody is blamed."""
+    search = Search(tmp_path, "--workers", "2")
+    process = search.start()
+    search.wait_for("completed", 3)
+    asleep = {process.pid, *descendants(process.pid)}
+    for number, pause_s in ((signal.SIGSTOP, 20.0), (signal.SIGCONT, 0.0)):
+        for pid in asleep:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(pause_s)
+    assert process.wait(timeout=120) == 0
+    assert search.rows() == uninterrupted
 
 
 def test_a_second_coordinator_is_refused(running: tuple[Search, "subprocess.Popen[bytes]"]) -> None:

@@ -24,6 +24,8 @@ import contextlib
 import logging
 import os
 import re
+import shutil
+import signal
 import socket
 import sys
 import time
@@ -63,6 +65,7 @@ DOUBT_S = 1.0  # from a worker's end to the decision who is to blame: does its n
 DRAIN_S = 0.05  # that one poll goes on hearing what is ready
 GET_S = 30.0  # for a reply that is already there
 NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
+LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs; a small session writes that much
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
 
 
@@ -113,6 +116,20 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
+def temp_dir() -> Path:
+    """The folder in which a local session keeps its sockets and logs: RAY_TMPDIR, TMPDIR or the system's."""
+    private: Any = ray._common.utils  # noqa: SLF001  there is no public way
+    return Path(private.get_default_system_temp_dir())
+
+
+def _no_room() -> str:
+    """What to do about a full disk, if that may be why Ray fails: it does not say so itself."""
+    free = shutil.disk_usage(temp_dir()).free
+    if free >= LITTLE_ROOM_BYTES:
+        return ""
+    return f"; {temp_dir()}, where Ray keeps its logs, has {free / 2**20:.1f} MiB left: make room, or set RAY_TMPDIR"
+
+
 def disconnect() -> None:
     """Leave the cluster; end a local session."""
     ray.shutdown()
@@ -143,11 +160,21 @@ def without_credentials() -> Iterator[None]:
         os.environ.update(taken)
 
 
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Have SIGTERM handled afterwards as it was before: ray.init takes it twice, in Python and in C++."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _start_session(cores: int, quiet: dict[str, Any]) -> None:
     """A local session, without a dashboard, that ends with this process."""
     is_new = not TOKEN_FILE.exists()
     try:
-        with without_credentials():
+        with without_credentials(), _handlers_kept():
             ray.init(
                 address="local",
                 num_cpus=cores,
@@ -157,7 +184,7 @@ def _start_session(cores: int, quiet: dict[str, Any]) -> None:
             )
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise Stopped(
-            f"Ray does not start ({clean_error(error)}); netsieve doctor looks for the cause, "
+            f"Ray does not start ({clean_error(error)}){_no_room()}; netsieve doctor looks for the cause, "
             "--workers 0 trains without it"
         ) from None
     if is_new and TOKEN_FILE.exists():
@@ -167,7 +194,7 @@ def _start_session(cores: int, quiet: dict[str, Any]) -> None:
 def connect(address: str | None, workers: int | None) -> None:
     """Join the Ray cluster at ``address``, or start a local session that ends with this process.
 
-    Call it from the main thread, and install signal handlers after it: ray.init replaces SIGTERM's.
+    Call it from the main thread: signal handlers are left as they are.
     Raises SettingsError when nothing answers at the address, Stopped when a local session does not start.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -179,7 +206,7 @@ def connect(address: str | None, workers: int | None) -> None:
         host, colon, port = address.rpartition(":")
         if colon and port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-        with without_credentials():
+        with without_credentials(), _handlers_kept():
             ray.init(address=address, **quiet)
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         raise SettingsError(
@@ -419,7 +446,7 @@ class RayExecutor:
         if not node:
             hint = "; a cluster without token authentication needs RAY_AUTH_MODE=disabled here"
             hint = hint if os.environ.get("RAY_AUTH_MODE") == "token" else ""
-            raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}{hint}")
+            raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}{_no_room()}{hint}")
         if node not in self._bad_nodes:
             self._bad_nodes.append(node)
         self._look_for_nodes()

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -110,13 +109,16 @@ def _ray() -> tuple[Health, str]:
 
 
 def _temp_dir() -> tuple[Health, str]:
-    folder = tempfile.gettempdir()
+    from workers.ray_executor import temp_dir
+
+    folder = temp_dir()
     free = shutil.disk_usage(folder).free
     detail = f"{folder}, {free / 2**30:.1f} GiB free"
-    if len(folder) > LONGEST_TEMP_DIR:
-        return Health.FAILED, f"{detail}; longer than {LONGEST_TEMP_DIR} characters, so Ray cannot start: set TMPDIR"
+    if len(str(folder)) > LONGEST_TEMP_DIR:
+        why = f"longer than {LONGEST_TEMP_DIR} characters, so Ray cannot start"
+        return Health.FAILED, f"{detail}; {why}: set RAY_TMPDIR"
     if free < FREE_BYTES:
-        return Health.WARNING, f"{detail}; Ray's logs may fill it: make room, or set TMPDIR"
+        return Health.WARNING, f"{detail}; Ray's logs may fill it: make room, or set RAY_TMPDIR"
     return Health.OK, detail
 
 

@@ -6,7 +6,6 @@ written: options, space, dataset, database, and differences from the stored sear
 
 import os
 import shlex
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import fields, replace
@@ -19,6 +18,7 @@ from search.cli.options import Options, gather, run_options
 from search.cli.output import columns
 from search.cli.parameters import Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
+from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import NetsieveError, SettingsError, Stopped
 from search.run import Executor, Run, StopRequest, judge_with
 from search.settings import Limits, Recipe, SearchSettings, difference
@@ -82,7 +82,8 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
     dataset, settings = _prepare(name, options, stored.settings if stored else None)
     with ExitStack() as stack:
         stack.enter_context(_quiet_stdout())
-        executor, settings = _start_workers(options, dataset, settings, stack)
+        with ending_at_once():
+            executor, settings = _start_workers(options, dataset, settings, stack)
         why, signals = _work(name, options, settings, limits, executor, stack)
     return _conclude(name, options, why, signals)
 
@@ -266,6 +267,8 @@ def _work(
     from storage.renewal import Renewal
     from storage.store import SqlStore
 
+    stop, signals = StopRequest(), list[int]()
+    stack.enter_context(asking_to_stop(stop, signals))
     engine = open_for_writing(options.url)
     stack.callback(engine.dispose)
     store = SqlStore.open(engine, name, settings, limits.candidates)
@@ -273,13 +276,12 @@ def _work(
     if options.retry:
         opened = maintenance.reopen(engine, store.search_id, options.retry)
         click.echo(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})", err=True)
-    stop, signals = StopRequest(), list[int]()
     sampler = SAMPLERS[settings.sampler](settings.space, settings.seed)
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
     judge = judge_with(sampler, settings.space.rules)
     why: str | None = "an error in netsieve"
     try:
-        with _signals(stop, signals), Renewal(store), Display(title) as display:
+        with Renewal(store), Display(title) as display:
             why = Run(store, executor, judge, limits, stop, display)()
     except NetsieveError as error:
         why = str(error)
@@ -288,31 +290,6 @@ def _work(
         with suppress(Stopped):  # where the database is away others see it by the leases, which expire
             store.leave(why)
     return why, signals
-
-
-@contextmanager
-def _signals(stop: StopRequest, came: list[int]) -> Iterator[None]:
-    """Signals ask the run to stop; set after Ray has started, because it replaces SIGTERM's handler."""
-
-    def handle(number: int, _frame: object) -> None:
-        came.append(number)
-        if len(came) > 2:
-            _exit_at_once(number, _frame)
-        stop.ask(f"interrupted by {signal.Signals(number).name}")
-
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # nohup means it
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, _exit_at_once if came else handler)
-
-
-def _exit_at_once(number: int, _frame: object) -> None:
-    """All is recorded and only closing is left: a further signal needs no more than its exit code."""
-    os._exit(128 + number)
 
 
 def _conclude(name: str, options: Options, why: str | None, signals: list[int]) -> int:
@@ -334,7 +311,7 @@ def _conclude(name: str, options: Options, why: str | None, signals: list[int]) 
     for line in columns(("", ""), [(f"  {_command(verb, name, options)}", what) for verb, what in further]):
         if line:
             click.echo(line, err=True)
-    return 128 + (signal.SIGTERM if signals[0] == signal.SIGHUP else signals[0]) if signals else 0
+    return exit_code(signals[0]) if signals else 0
 
 
 def _command(verb: str, name: str, options: Options) -> str:
