@@ -31,11 +31,16 @@ def reopen(engine: Engine, search_id: int, reasons: Collection[FailureReason]) -
     Their attempts so far are kept, and not charged any more. A repeated call finds none.
     """
     with translated(), engine.begin() as connection:
-        connection.execute(sa.select(search.c.id).where(search.c.id == search_id).with_for_update())
-        return sum(_reopen(connection, search_id, reason) for reason in sorted(reasons))
+        connection.execute(sa.select(search.c.id).where(search.c.id == search_id).with_for_update(key_share=True))
+        opened = {reason: _reopen(connection, search_id, reason) for reason in sorted(reasons)}
+        changes = {(Status.FAILED.value, reason.value, NO_LAYER): -count for reason, count in opened.items() if count}
+        changes[Status.OPEN.value, "", NO_LAYER] = sum(opened.values())
+        count_changes(connection, search_id, changes)
+        return sum(opened.values())
 
 
 def _reopen(connection: Connection, search_id: int, reason: FailureReason) -> int:
+    """Open those of one reason, tallies not counted; how many."""
     failed = sa.and_(
         candidate.c.search_id == search_id, candidate.c.status == Status.FAILED, candidate.c.reason == reason
     )
@@ -46,16 +51,7 @@ def _reopen(connection: Connection, search_id: int, reason: FailureReason) -> in
         .values(forgiven=True)
     )
     emptied = dict.fromkeys(("reason", "detail", "train_loss", "val_loss", "val_accuracy", "curve", "seconds"), None)
-    count = connection.execute(
-        candidate.update().where(failed).values(status=Status.OPEN, epochs=0, **emptied)
-    ).rowcount
-    if count:
-        changes = {
-            (Status.FAILED.value, reason.value, NO_LAYER): -count,
-            (Status.OPEN.value, "", NO_LAYER): count,
-        }
-        count_changes(connection, search_id, changes)
-    return count
+    return connection.execute(candidate.update().where(failed).values(status=Status.OPEN, epochs=0, **emptied)).rowcount
 
 
 def delete(engine: Engine, search_id: int) -> None:

@@ -4,6 +4,7 @@ Limits are set in each transaction, not in the session, so that a pool between u
 (PgBouncer in transaction mode) does no harm; for it, statements are not prepared either.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ SESSION: dict[str, Any] = {  # a dead server or network is noticed within about 
     "application_name": "netsieve",
     "prepare_threshold": None,
 }
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # its warnings are of what a lost connection cuts off
 READER_LIMITS = {"lock_timeout": "30s"}
 WRITER_LIMITS = READER_LIMITS | {"statement_timeout": "10min", "idle_in_transaction_session_timeout": "5min"}
 

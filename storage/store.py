@@ -58,7 +58,9 @@ class SqlStore:
         """
         with translated(), engine.begin() as connection:
             _create(connection, name, settings)
-            found = connection.execute(sa.select(search).where(search.c.name == name).with_for_update()).one()
+            found = connection.execute(
+                sa.select(search).where(search.c.name == name).with_for_update(key_share=True)
+            ).one()
             if found.settings != settings.as_dict():
                 raise SettingsError(
                     f"search {name} was created with other settings meanwhile; run it again to see them"
@@ -397,8 +399,13 @@ class SqlStore:
     # -------------------------------------------------- shared by the above
 
     def _lock_search(self, connection: Connection) -> Row[Any]:
-        """The search's row, locked: one coordinator at a time draws, claims or joins."""
-        return connection.execute(sa.select(search).where(search.c.id == self._search_id).with_for_update()).one()
+        """The search's row, locked: one coordinator at a time draws, claims or joins.
+
+        Rows that refer to it can still be inserted (FOR NO KEY UPDATE): who records does not wait for who draws,
+        with tallies in hand that the other one wants.
+        """
+        row = sa.select(search).where(search.c.id == self._search_id).with_for_update(key_share=True)
+        return connection.execute(row).one()
 
     def _update_search(self, connection: Connection, **values: int) -> None:
         connection.execute(search.update().where(search.c.id == self._search_id).values(**values))

@@ -2,6 +2,7 @@
 
     python -m tests.campaign                    200 kills, 50 stops, 20 crashes of Postgres; on both databases
     python -m tests.campaign --seed 7 --database sqlite
+    python -m tests.campaign --database postgres --coordinators 8 --minutes 10 --kills 0 --stops 0 --crashes 0
 
 Several coordinators (the real ``Run`` on the real store, with a trainer that computes its outcome from the
 layer string) work on one search until every fault has been injected and the search is finished: SIGKILL,
@@ -49,6 +50,7 @@ STOPPED_S = 1.5 * LEASE_S
 TRAINING_S = 0.02
 STEP = 2_000  # candidates by which a search grows that is finished before the last fault
 LONGEST_S = 3_600.0
+CONNECTIONS = 3  # of a coordinator: two, and one of its predecessor's that Postgres has not given up yet
 
 judge = judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)
 
@@ -218,13 +220,17 @@ class Result:
     seconds: float = 0.0
     trained: int = 0
     distinct: int = 0  # that had to be trained
+    connections: int = 0  # to Postgres, at most
+    deadlocks: int = 0  # that Postgres found
     wrong: list[str] = field(default_factory=list)
 
     def told(self, name: str) -> str:
         """In one line."""
         faults = ", ".join(f"{fault} {count}" for fault, count in sorted(self.injected.items()))
         return (
-            f"{name}: {faults}; {self.target:,} candidates drawn, {self.distinct:,} to train, {self.trained:,} begun, "
+            f"{name}: {faults or 'no faults'}; {self.target:,} candidates drawn, {self.distinct:,} to train, "
+            f"{self.trained:,} begun, at most {self.connections} connections, {self.deadlocks} deadlocks, "
+            f"{self.restarts.total():,} restarts, "
             f"{self.seconds:.0f} s: {'; '.join(line[:200] for line in self.wrong[:5]) or 'the exact table'}"
         )
 
@@ -233,33 +239,43 @@ class Campaign:
     """Coordinators on one search, and what happens to them."""
 
     def __init__(
-        self, url: str, folder: Path, coordinators: int, chance: random.Random, crash: Callable[[], None]
+        self,
+        url: str,
+        folder: Path,
+        coordinators: int,
+        chance: random.Random,
+        crash: Callable[[], None],
+        look: Callable[[], tuple[int, int]],
     ) -> None:
         self._url, self._log, self._chance, self._crash = url, folder / "log", chance, crash
+        self._look = look
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
         self._target = STEP
         self._result = Result()
         self._running = [self._start() for _ in range(coordinators)]
         self._stopped: dict[int, float] = {}  # process id: until when
+        self._count_at = 0.0  # when connections are counted next
 
     def _start(self) -> BaseProcess:
         process = self._context.Process(target=coordinate, args=(self._url, self._target, self._log))
         process.start()
         return process
 
-    def run(self, faults: Faults) -> Result:
-        """Inject the faults in random order, let the search finish, and compare."""
+    def run(self, faults: Faults, at_least_s: float = 0.0) -> Result:
+        """Inject the faults in random order, for at least so long; let the search finish, and compare."""
         began, left = time.monotonic(), faults.left()
         self._chance.shuffle(left)
         next_at = began + 2
         try:
             while left or self._stopped or not self._is_finished():
-                if time.monotonic() - began > LONGEST_S:
+                took = time.monotonic() - began
+                if took > at_least_s + LONGEST_S:
                     raise TimeoutError("the search does not end")
                 time.sleep(0.05)
                 self._continue_stopped()
-                self._restart_ended(more=bool(left))
+                self._restart_ended(more=bool(left) or took < at_least_s)
+                self._count_connections()
                 if left and time.monotonic() >= next_at:
                     left = left[:-1] if self._inject(left[-1]) else left
                     next_at = time.monotonic() + self._chance.uniform(0.1, 1.2)
@@ -267,8 +283,16 @@ class Campaign:
             for process in self._running:
                 process.kill()
                 process.join()
+        self._count_at = 0.0
+        self._count_connections()
         self._result.seconds = time.monotonic() - began
         return self._compare()
+
+    def _count_connections(self) -> None:
+        if time.monotonic() >= self._count_at:
+            self._count_at = time.monotonic() + 1.0
+            connections, self._result.deadlocks = self._look()
+            self._result.connections = max(self._result.connections, connections)
 
     def _is_finished(self) -> bool:
         return all(process.exitcode == 0 for process in self._running)
@@ -282,7 +306,7 @@ class Campaign:
 
     def _restart_ended(self, *, more: bool) -> None:
         """Start again what was killed or gave up; while faults are left, a finished search grows."""
-        if more and self._is_finished():
+        if more and any(process.exitcode == 0 for process in self._running):  # one saw the search finished
             self._target += STEP
         for number, process in enumerate(self._running):
             if process.exitcode is not None and (process.exitcode != 0 or more):
@@ -323,19 +347,47 @@ class Campaign:
         again, _ = repeated(self._log)
         if again:
             result.wrong.append(f"{again} recorded trainings were repeated")
+        if result.deadlocks:
+            result.wrong.append(f"{result.deadlocks} deadlocks")
+        if result.connections > CONNECTIONS * len(self._running):
+            result.wrong.append(f"{result.connections} connections of {len(self._running)} coordinators")
         return result
 
 
-def campaign(database: str, faults: Faults, seed: int, server: PostgresServer | None = None) -> Result:
-    """One campaign, on a new database."""
+def campaign(
+    database: str,
+    faults: Faults,
+    seed: int,
+    server: PostgresServer | None = None,
+    coordinators: int | None = None,
+    at_least_s: float = 0.0,
+) -> Result:
+    """One campaign, on a new database; of two coordinators on SQLite and three on Postgres."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="netsieve-campaign-") as folder, ExitStack() as stack:
         if database == "sqlite":
             faults = Faults(faults.kills, faults.stops, 0)
-            return Campaign(f"sqlite:///{folder}/search.db", Path(folder), 2, chance, lambda: None).run(faults)
+            url = f"sqlite:///{folder}/search.db"
+            sqlite = Campaign(url, Path(folder), coordinators or 2, chance, lambda: None, lambda: (0, 0))
+            return sqlite.run(faults, at_least_s)
         server = server or stack.enter_context(postgres_server())
         url = server.new_database()
-        return Campaign(url, Path(folder), 3, chance, lambda: _crash(server, chance)).run(faults)
+        postgres = Campaign(
+            url, Path(folder), coordinators or 3, chance, lambda: _crash(server, chance), lambda: _look_at(url)
+        )
+        return postgres.run(faults, at_least_s)
+
+
+def _look_at(url: str) -> tuple[int, int]:
+    """Connections that coordinators hold to a database, and deadlocks so far; none while it is away."""
+    connections = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
+    try:
+        with engine.connect() as connection:
+            return tuple(int(connection.exec_driver_sql(query).scalar_one()) for query in (connections, deadlocks))
+    except sa.exc.OperationalError:
+        return 0, 0
 
 
 def _crash(server: PostgresServer, chance: random.Random) -> None:
@@ -353,6 +405,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=Faults.kills)
     parser.add_argument("--stops", type=int, default=Faults.stops)
     parser.add_argument("--crashes", type=int, default=Faults.crashes)
+    parser.add_argument("--coordinators", type=int, help="Default: two on SQLite, three on Postgres.")
+    parser.add_argument("--minutes", type=float, default=0.0, help="At least; the search grows until then.")
     options = parser.parse_args()
     print(
         f"seed {options.seed}; Python {platform.python_version()}, SQLAlchemy {sa.__version__}, {platform.platform()}"
@@ -360,7 +414,9 @@ def main() -> None:
     wrong = False
     for database in [options.database] if options.database else ["sqlite", "postgres"]:
         faults = Faults(options.kills, options.stops, options.crashes)
-        result = campaign(database, faults, options.seed)
+        result = campaign(
+            database, faults, options.seed, coordinators=options.coordinators, at_least_s=60 * options.minutes
+        )
         print(result.told(database), flush=True)
         wrong |= bool(result.wrong)
     sys.exit(wrong)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -59,6 +60,8 @@ RPC_FAILURES = {
     },
 }
 SECRET = "hunter2"
+CHUNK = 64 * 2**20  # bytes that a greedy candidate takes at once
+SPARE = 2**30  # bytes that may be taken before Ray ends a worker
 ANSWER = "answer: "
 
 Row = tuple[Any, ...]
@@ -89,6 +92,21 @@ class Steady:
             os._exit(1)
         accuracy = zlib.crc32(layers.encode()) / 2**32
         yield Outcome((Measurement(1, 1.0, 1.0 - accuracy, accuracy),), self.pause_s)
+
+
+@dataclass(frozen=True)
+class Greedy(Steady):
+    """The same, but for one layer string, of which the memory runs out."""
+
+    glutton: str = ""
+    most: int = 0  # bytes that it takes before it gives up
+
+    def train(self, layers: str) -> Iterator[Outcome | None]:
+        held = []
+        while layers == self.glutton and len(held) * CHUNK < self.most:
+            held.append(b"x" * CHUNK)
+            time.sleep(0.02)
+        yield from super().train(layers)
 
 
 def search(
@@ -208,6 +226,41 @@ def lose_nodes_and_workers(database: str, draws: str) -> object:
     return killed
 
 
+def freeze_a_node(database: str, draws: str) -> object:
+    """Stop the raylet of one node of two, whose workers live on, until it is given up; whether it was seen to be."""
+    import ray
+
+    from workers.ray_executor import disconnect
+
+    cluster = cluster_of(2)
+    (frozen, *_) = cluster.worker_nodes
+    (raylet,) = (info.process for info in frozen.all_processes["raylet"])
+    given_up: list[bool] = []
+
+    def disturb(progress: Progress) -> None:
+        if progress.ended >= 30 and not given_up:
+            os.kill(raylet.pid, signal.SIGSTOP)
+            given_up.append(False)
+        if given_up == [False]:
+            given_up[0] = not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == frozen.node_id)
+
+    search(Path(database), int(draws), lambda: on_ray(4, Steady()), disturb)
+    disconnect()
+    os.kill(raylet.pid, signal.SIGCONT)
+    cluster.shutdown()
+    return given_up
+
+
+def run_out_of_memory(database: str, draws: str, glutton: str) -> object:
+    """A candidate that takes all the memory that Ray's monitor lets it, on one worker."""
+    from workers.ray_executor import connect, disconnect
+
+    connect(None, 1)
+    search(Path(database), int(draws), lambda: on_ray(1, Greedy(0.0, glutton=glutton, most=2 * SPARE)))
+    disconnect()
+    return None
+
+
 def lose_calls(database: str, draws: str) -> object:
     """A search in a local session, whose calls fail as the environment says."""
     from workers.ray_executor import connect
@@ -219,8 +272,6 @@ def lose_calls(database: str, draws: str) -> object:
 
 def lose_the_head(database: str, draws: str) -> object:
     """Kill the GCS in the middle of a search: Stopped, in time."""
-    import psutil
-
     from workers import ray_executor
 
     ray_executor.LOST_S = 4.0
@@ -290,7 +341,6 @@ def keep_secrets(how: str, *typed: str) -> object:
     """Places in Ray's processes, logs and records where the password stands; and whether it came back here."""
     import contextlib
 
-    import psutil
     import ray
 
     from workers import ray_executor
@@ -353,6 +403,32 @@ def pid_in(detail: str) -> int:
 
 
 @pytest.mark.ray
+def test_a_node_that_freezes_costs_nothing(tmp_path: Path) -> None:
+    """A raylet that is stopped answers nobody: its node is given up, nobody is charged, and the table is exact."""
+    assert scenario("freeze_a_node", tmp_path / "search.db", 2_400) == [True]
+    assert charges(tmp_path / "search.db") == []
+    assert table(tmp_path / "search.db") == undisturbed(tmp_path, 2_400)
+
+
+@pytest.mark.ray
+def test_a_candidate_that_takes_all_memory_fails_alone(tmp_path: Path) -> None:
+    """Ray's monitor ends its worker; it is tried again, has failed for lack of memory, and the others complete."""
+    memory = psutil.virtual_memory()
+    if memory.available < 4 * SPARE:
+        pytest.skip("has less memory to spare than a greedy candidate takes")
+    expected = undisturbed(tmp_path, 60)
+    glutton = max(index for index, row in expected.items() if row[1] == "completed")
+    monitor = {
+        "RAY_memory_usage_threshold": str(1 - (memory.available - SPARE) / memory.total),
+        "RAY_memory_monitor_refresh_ms": "50",
+    }
+    scenario("run_out_of_memory", tmp_path / "search.db", 60, expected[glutton][0], **monitor)
+    rows = table(tmp_path / "search.db")
+    assert rows.pop(glutton)[1:3] == ("failed", "out_of_memory")
+    assert rows == {index: row for index, row in expected.items() if index != glutton}
+
+
+@pytest.mark.ray
 def test_lost_calls_change_nothing(tmp_path: Path) -> None:
     """With 85 % of Ray's control calls and a quarter of the calls to workers failing, the table is exact."""
     scenario("lose_calls", tmp_path / "search.db", 200, RAY_testing_rpc_failure=json.dumps(RPC_FAILURES))
@@ -409,7 +485,16 @@ def test_the_password_stays_in_the_coordinator(how: str) -> None:
 
 SCENARIOS: dict[str, Callable[..., object]] = {
     function.__name__: function
-    for function in (lose_nodes_and_workers, lose_calls, lose_the_head, lose_disks, end_at_once, keep_secrets)
+    for function in (
+        lose_nodes_and_workers,
+        freeze_a_node,
+        run_out_of_memory,
+        lose_calls,
+        lose_the_head,
+        lose_disks,
+        end_at_once,
+        keep_secrets,
+    )
 }
 
 if __name__ == "__main__":

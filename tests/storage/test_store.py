@@ -473,3 +473,20 @@ def test_a_coordinator_that_was_asked_to_stop_learns_it(engine: Engine, store: S
     with engine.begin() as connection:
         connection.execute(coordinator.update().values(stop_asked=True))
     assert store.record(News()).stop_asked
+
+
+def test_recording_does_not_wait_for_another_coordinators_drawing(postgres_url: str) -> None:
+    """Draws are judged under a lock of the search, which an attempt that refers to the search does not need."""
+    engine = open_for_writing(postgres_url)
+    drawing, recording = joined(engine), joined(engine)
+    drawing.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    first, second, _ = (begun(task) for task in recording.claim(3, held=()).tasks)
+
+    def judge_meanwhile(start: int, stop: int) -> list[Drawn]:
+        recording.record(News(dispatched=[first]))
+        recording.record(News(outcomes=[(first, COMPLETED)], dispatched=[second]))
+        return judge(start, stop)  # type: ignore[return-value]
+
+    drawing.extend(10, judge_meanwhile)
+    assert drawing.counts().completed == 1
+    engine.dispose()
