@@ -9,8 +9,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/netsieve run first --dataset digits --candidates 200
 
+# Two files at a time: most of the tests that take long wait for processes.
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,23 @@ def test_a_jump_of_the_databases_clock_changes_nothing_that_is_recorded(
         latest = connection.scalar(sa.select(sa.func.max(lease.c.expires_at)))
         assert latest is not None
         assert latest - now(connection) <= queries.timedelta(seconds=61)
+
+
+@pytest.mark.parametrize("year", [1970, 9000])
+def test_a_clock_that_is_far_off_keeps_leases_all_the_same(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    """Only differences count: a lease of that clock is held, renewed, and taken over once it has expired."""
+    moment = datetime(year, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(queries, "now", lambda connection: moment)
+    first, second = joined(engine), joined(engine)
+    first.extend(100, judge)
+    held = {task.index for task in first.claim(10, ()).tasks}
+    with engine.begin() as connection:
+        connection.execute(coordinator.update().values(host="elsewhere"))
+    moment += timedelta(seconds=59)
+    first.renew()
+    moment += timedelta(seconds=59)
+    assert not held & {task.index for task in second.claim(1000, ()).tasks}
+    moment += timedelta(seconds=2)
+    assert held == {task.index for task in second.claim(1000, ()).tasks} & held

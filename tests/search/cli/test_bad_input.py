@@ -1,6 +1,7 @@
 """Bad command lines: one line on stderr that names the thing, its value and the fix; nothing is written."""
 
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -188,6 +189,21 @@ def test_nothing_starts_ray() -> None:
     words = [sys.executable, "-c", probe, "run", "first", "--candidates", "0"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "GPU-00000000-0000-0000-0000-000000000000"])
+def test_gpus_that_are_hidden_are_not_there(place: Path, visible: str) -> None:
+    """CUDA_VISIBLE_DEVICES decides what torch sees; what it does not, is refused before anything starts."""
+    netsieve = Path(sys.executable).with_name("netsieve")
+    answer = subprocess.run(
+        [netsieve, "run", "first", "--dataset", "digits", "--workers", "0", "--device", "cuda"],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": visible}, cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == (
+        "Error: --device cuda: torch sees no GPU here; train with --device cpu, or give --ray-address\n"
+    )
+    assert not list(place.glob("*.db"))
 
 
 # ------------------------------------------------------------------ the user's own images
