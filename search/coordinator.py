@@ -14,9 +14,9 @@ must not look like it.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 
 from search.candidates import CHARGED, MOST_CHARGES, AttemptEnding, FailureReason, Interruption, Outcome, Status
 from search.settings import Limits
@@ -31,6 +31,7 @@ CLAIM_AGAIN_S = 2.0  # seconds until a search is asked again for candidates that
 PAUSE_S = 5.0  # seconds between two events that mean that the coordinator itself stood still
 MOST_FAULTS = 20  # attempts in a row that end in a fault before the run stops: the cause is not the candidates
 MOST_FAULTS_OF_A_NODE = 5  # likewise, before a node is avoided while another one works
+MOST_EXCEPTIONS_OF_A_PROCESS = 2  # in a row, before it is replaced: an error may stay in a process (CUDA's do)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class Recorded:
 
     completed: int
     best_accuracy: float
+    open: int  # candidates, held here or elsewhere
+    left_to_draw: bool  # the target, which may have grown, is not drawn yet
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,7 @@ class _Worker:
     batches: deque[_Batch] = field(default_factory=deque)  # not finished; the first task may be in training
     training: Task | None = None
     since: float = 0.0  # when it last made progress
+    exceptions: int = 0  # in a row
 
     @property
     def waiting(self) -> list[Task]:
@@ -304,6 +308,15 @@ class Coordinator:
         return [worker.training for worker in self._workers.values() if worker.training]
 
     @property
+    def leases(self) -> set[int]:
+        """The leases of all tasks that are held here."""
+        return {task.lease for task in self._tasks()}
+
+    def _tasks(self) -> Iterator[Task]:
+        """All that are held: waiting here, waiting at a worker, or in training."""
+        return chain(self._pool, self._isolated, *(worker.tasks for worker in self._workers.values()))
+
+    @property
     def stopping(self) -> str | None:
         """Why the run is about to end, once it is."""
         return self._stop.why if self._stop else None
@@ -337,9 +350,12 @@ class Coordinator:
             case Claimed():
                 return self._claimed(event, now)
             case LeasesLost(leases):
-                self._forget(leases)
-            case Recorded(completed, best_accuracy):
-                self._completed, self._best_accuracy = completed, best_accuracy
+                return self._forget(leases, now)
+            case Recorded():
+                self._completed, self._best_accuracy = event.completed, event.best_accuracy
+                # The search was extended meanwhile, or failed candidates of it were opened again.
+                is_more = event.left_to_draw or event.open > sum(1 for _ in self._tasks())
+                self._exhausted = self._exhausted and not is_more
                 self._check_limits(now)
             case StopAsked():
                 self._begin_stop(event, now)
@@ -374,22 +390,34 @@ class Coordinator:
         commands: list[Command] = []
         for task in answer.tasks:
             if task.charges >= MOST_CHARGES:  # the last one was a coordinator that was lost with this alone in flight
-                detail = "coordinators were lost again and again while nothing else was in training"
+                detail = "blamed by earlier runs, the last time because one was lost with nothing else in training"
                 commands += self._record(task, Outcome((), 0.0, FailureReason.WORKER_DIED, detail), now)
             else:
                 (self._isolated if task.isolated else self._pool).append(task)
         return commands
 
-    def _forget(self, leases: frozenset[int]) -> None:
-        """Drop the tasks of lost leases; what is in training goes on, and its result will not count."""
+    def _forget(self, leases: frozenset[int], now: float) -> list[Command]:
+        """Drop the tasks of lost leases, and replace the workers that have some.
+
+        What these would train does not count any more, and what it does to its worker must not be blamed on
+        what waits behind it.
+        """
         self._lost_leases |= leases
         self._exhausted = False  # whoever has them now may be lost too
         self._pool = deque(task for task in self._pool if task.lease not in leases)
         self._isolated = deque(task for task in self._isolated if task.lease not in leases)
-        for worker in self._workers.values():
-            for task in worker.waiting:
+        commands: list[Command] = []
+        for number, worker in self._workers.items():
+            is_there = any(t.lease in leases for batch in worker.batches if batch.submitted for t in batch.tasks)
+            if worker.training and worker.training.lease in leases:
+                worker.training = None
+            for task in worker.tasks:
                 if task.lease in leases:
                     worker.drop(task)
+            if is_there:
+                detail = "its worker had candidates that another coordinator took over"
+                commands += [Replace(number), *self._lost(number, Interruption.CANCELLED, detail, now)]
+        return commands
 
     def _begin_stop(self, stop: StopAsked, now: float) -> None:
         if self._stop is None or stop.grace_s is not None:
@@ -420,9 +448,18 @@ class Coordinator:
             assert outcome.reason is not None
             return self._charge(task, outcome, worker.node, now)
         if outcome.reason is FailureReason.EXCEPTION:
-            return [*self._record(task, outcome, now), *self._fault(worker.node, str(outcome.detail), now)]
-        self._faults = self._faults_of[worker.node] = 0
+            return self._record(task, outcome, now) + self._excepted(event.worker, worker, str(outcome.detail), now)
+        self._faults = self._faults_of[worker.node] = worker.exceptions = 0
         return self._record(task, outcome, now)
+
+    def _excepted(self, number: int, worker: _Worker, detail: str, now: float) -> list[Command]:
+        """After an exception in training: is it the candidate's, the process's, the node's, everyone's?"""
+        worker.exceptions += 1
+        commands = self._fault(worker.node, detail, now)
+        if worker.exceptions >= MOST_EXCEPTIONS_OF_A_PROCESS and self._workers[number] is worker:
+            why = f"{worker.exceptions} exceptions in a row in its process"
+            commands += [Replace(number), *self._lost(number, Interruption.CANCELLED, why, now)]
+        return commands
 
     def _lost(self, number: int, ending: AttemptEnding, detail: str, now: float) -> list[Command]:
         """What was in training ends so; what was not goes back to the front, in order, uncharged."""
@@ -477,7 +514,7 @@ class Coordinator:
         """Where everything fails, the cause is not the candidates: leave the node, or stop the run."""
         self._faults += 1
         self._faults_of[node] += 1
-        if self._faults >= MOST_FAULTS:
+        if self._faults >= MOST_FAULTS and self._stop is None:
             why = f"{MOST_FAULTS} attempts in a row failed, the last one with {cause}; mend the cause"
             self._begin_stop(StopAsked(why, self._limits.grace_s, is_fault=True), now)
             return []
@@ -518,8 +555,8 @@ class Coordinator:
         return commands
 
     def _dispatch(self, now: float) -> list[Command]:
-        in_flight = [task for worker in self._workers.values() for task in worker.tasks]
-        if any(task.isolated for task in in_flight):
+        first = [worker.batches[0].tasks[0] for worker in self._workers.values() if worker.batches]
+        if any(task.isolated for task in first):
             return []
         commands: list[Command] = []
         for depth in range(QUEUED_BATCHES):
@@ -530,7 +567,7 @@ class Coordinator:
                     break
                 if worker.ready and len(worker.batches) <= depth and self._may_queue(worker):
                     commands.append(self._submit(number, self._next_batch()))
-        if self._pool or in_flight or commands:
+        if self._pool or first or commands:
             return commands + self._claim(now)
         if self._isolated and (self._none_came or self._exhausted):
             ready = [number for number, worker in self._workers.items() if worker.ready]

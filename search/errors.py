@@ -72,7 +72,7 @@ class UnknownSearch(NetsieveError):
 
 
 class DatabaseLost(NetsieveError):
-    """The database file was deleted or replaced while netsieve used it."""
+    """The database file, or the search, was deleted or replaced while netsieve used it."""
 
 
 class Stopped(NetsieveError):

@@ -108,8 +108,11 @@ class Executor(Protocol):
         """How many candidates can be in training at once."""
         ...
 
-    def submit(self, worker: int, tasks: Sequence[Task]) -> None:
-        """Queue a batch at a worker; its tasks start in order. Returns at once."""
+    def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
+        """Queue a batch at a worker; its tasks start in order. Returns at once.
+
+        False: the worker is lost, of which the news is still to come; the batch goes nowhere.
+        """
         ...
 
     def poll(self, timeout_s: float) -> list[WorkerEvent]:
@@ -156,6 +159,12 @@ class News:
     def __bool__(self) -> bool:
         return bool(self.dispatched or self.started or self.attempts or self.outcomes)
 
+    @property
+    def tasks(self) -> list[Task]:
+        """Of which there is something to record."""
+        ended = [*(task for task, *_ in self.attempts), *(task for task, _ in self.outcomes)]
+        return [*self.dispatched, *self.started, *ended]
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -180,7 +189,8 @@ class CandidateStore(Protocol):
     def claim(self, count: int, held: Collection[int]) -> Claims:
         """Lease up to ``count`` open candidates, in order; first those of own leases that are not in ``held``.
 
-        Leases that expired, or whose coordinator is known to be dead, are taken over.
+        Those were given in an answer that never came, or were opened again after they had ended. Leases that
+        expired, or whose coordinator is known to be dead, are taken over.
         """
         ...
 
@@ -295,7 +305,6 @@ class Run:
         self._news = News()
         self._submits: list[Submit] = []  # until their attempts are recorded
         self._wanted = 0  # candidates that the machine asked for, and did not get yet
-        self._held: set[int] = set()  # leases that the machine knows of
         self._replaced: set[int] = set()  # workers, in this turn
         self._outage = Outage(limits.db_outage_limit_s, jitter)
         self._end: End | None = None
@@ -405,15 +414,15 @@ class Run:
         self._outage.over()
         self._counts, self._best, self._wrote = reply.counts, reply.best, self._clock()
         self._news, submits, self._submits = News(), self._submits, []
-        self._answers.append(Recorded(reply.counts.completed, reply.best.val_accuracy if reply.best else 0.0))
+        counts, accuracy = reply.counts, reply.best.val_accuracy if reply.best else 0.0
+        self._answers.append(Recorded(counts.completed, accuracy, counts.open, counts.drawn < counts.target))
         if reply.lost:
             self._answers.append(LeasesLost(reply.lost))
-        if reply.stop_asked and not self._stop.times:
-            self._stop.ask("netsieve stop")
+        if reply.stop_asked:
+            self._answers.append(StopAsked("netsieve stop", None))
         for submit in submits:
             tasks = [task for task in submit.tasks if task.lease not in reply.lost]
-            if tasks:
-                self._executor.submit(submit.worker, tasks)
+            if tasks and self._executor.submit(submit.worker, tasks):
                 self._answers.append(Submitted(submit.worker))
         return True
 
@@ -441,8 +450,8 @@ class Run:
 
     def _claim_into(self, tasks: list[Task]) -> bool:
         """Add what is open to ``tasks``, up to what is wanted; whether more is open elsewhere."""
-        claims = self._store.claim(self._wanted - len(tasks), self._held)
-        self._held |= {task.lease for task in claims.tasks}
+        in_hand = (*tasks, *self._news.tasks)  # also what has ended, as long as that is not recorded
+        claims = self._store.claim(self._wanted - len(tasks), self._machine.leases | {task.lease for task in in_hand})
         tasks += claims.tasks
         return claims.open_elsewhere
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
-from sqlalchemy.dialects import postgresql
 
 from search.candidates import CHARGED, MOST_CHARGES, FailureReason, Status
 from search.errors import quoted
 from search.run import Drawn
 from search.settings import Recipe
+from storage.queries import one_of_digests
 from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, lease, search, tally
 
 CHUNK = 1_024  # indices that are drawn at once
@@ -95,11 +95,10 @@ def _drawing(
 
 def _where(connection: Connection, search_id: int, digests: list[bytes]) -> dict[bytes, int]:
     """The indices of those of the digests that are stored."""
-    is_one: sa.ColumnElement[bool] = candidate.c.digest.in_(digests)
-    if connection.dialect.name == "postgresql":
-        is_one = candidate.c.digest == sa.any_(sa.cast(digests, postgresql.ARRAY(sa.LargeBinary)))
     rows = connection.execute(
-        sa.select(candidate.c.digest, candidate.c.draw_index).where(candidate.c.search_id == search_id, is_one)
+        sa.select(candidate.c.digest, candidate.c.draw_index).where(
+            candidate.c.search_id == search_id, one_of_digests(connection, digests)
+        )
     )
     return {bytes(row.digest): row.draw_index for row in rows}
 

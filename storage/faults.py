@@ -34,6 +34,8 @@ _SQLITE: dict[int, Meaning] = {
 # SQLSTATE by beginning, the more exact first.
 _POSTGRES_AWAY = {
     "08": _AGAIN,  # connection exception
+    "25006": "the server only reads, as after a failover; netsieve resume goes on with the primary",
+    "25P03": _AGAIN,  # this process stood still in the middle of a transaction
     "40001": _AGAIN,  # serialization failure
     "40P01": _AGAIN,  # deadlock
     "53100": _MAKE_ROOM,  # disk full
@@ -51,16 +53,22 @@ _POSTGRES_REFUSES = {  # at opening: what the user has to change
     "3F000": "give the user a schema in which it can create tables (search_path)",
     "42501": "grant the user what it lacks (to begin a database: CREATE on its schema), or give another user",
 }
-_CONNECTING_AWAY = ("too many", "connection slots", "starting up", "shutting down", "recovery")
+_CONNECTING_AWAY = {
+    "too many": _AGAIN,
+    "connection slots": _AGAIN,
+    "starting up": _AGAIN,
+    "shutting down": _AGAIN,
+    "recovery": _AGAIN,
+    "refused": _LOOK_AT_SERVER,  # a wrong port looks the same, and so does a server that is restarted
+    "No such file": _LOOK_AT_SERVER,
+    "timeout expired": _LOOK_AT_SERVER,
+}
 _CONNECTING_REFUSED = {
     "password": f"check user and password; {ENCODING}",
     "pg_hba": "allow user, database and this machine in the server's pg_hba.conf; it may demand ?sslmode=require",
     'role "': "check the user, or create it with createuser",
     'database "': "create the database with createdb, or give another name",
     "resolve": f"check the host; {ENCODING}",
-    "refused": _LOOK_AT_SERVER,
-    "No such file": _LOOK_AT_SERVER,
-    "timeout expired": _LOOK_AT_SERVER,
 }
 
 
@@ -68,14 +76,14 @@ _CONNECTING_REFUSED = {
 def translated(place: Path | str = "the database", *, opening: bool = False) -> Iterator[None]:
     """Raise netsieve's errors for SQLAlchemy's; ``place`` is for messages, see ``urls.shown``.
 
-    Locked, full, cut off: DatabaseAway. Not a database, damaged, or, at ``opening``, something that the
-    user has to change: DatabaseError. Anything else that the world did to it: Stopped.
+    Locked, full, cut off, not answering: DatabaseAway. Not a database, damaged, or, at ``opening``, something
+    that the user has to change: DatabaseError. Anything else that the world did to it: Stopped.
     """
     try:
         yield
     except (exc.DBAPIError, exc.TimeoutError, exc.PendingRollbackError) as error:
         kind, next_step = _meaning(error, opening=opening)
-        option = "--db " if kind is DatabaseError else ""
+        option = "--db " if kind is DatabaseError or opening else ""
         raise kind(f"{option}{place}: {_cause(error)}; {next_step}") from None
 
 
@@ -108,9 +116,14 @@ def _by_beginning(state: str | None, steps: dict[str, str]) -> str | None:
 
 
 def _connecting(error: exc.DBAPIError, *, opening: bool) -> Meaning:
-    """A server that cannot be reached at opening has a wrong address; one that could be reached before is away."""
+    """A server that does not answer may be back soon; one that refuses at opening wants something else."""
     cause = _cause(error)
-    if opening and not any(words in cause for words in _CONNECTING_AWAY):
-        steps = (step for words, step in _CONNECTING_REFUSED.items() if words in cause)
-        return DatabaseError, next(steps, "check the URL and the server's log")
+    if away := _by_words(cause, _CONNECTING_AWAY):
+        return DatabaseAway, away
+    if opening:
+        return DatabaseError, _by_words(cause, _CONNECTING_REFUSED) or "check the URL and the server's log"
     return (DatabaseAway, _AGAIN) if isinstance(error, exc.OperationalError) else (Stopped, _RESUME)
+
+
+def _by_words(cause: str, steps: dict[str, str]) -> str | None:
+    return next((step for words, step in steps.items() if words in cause), None)

@@ -40,18 +40,18 @@ def reopen(engine: Engine, search_id: int, reasons: Collection[FailureReason]) -
 
 
 def _reopen(connection: Connection, search_id: int, reason: FailureReason) -> int:
-    """Open those of one reason, tallies not counted; how many."""
-    failed = sa.and_(
-        candidate.c.search_id == search_id, candidate.c.status == Status.FAILED, candidate.c.reason == reason
-    )
-    indices = sa.select(candidate.c.draw_index).where(failed)
-    connection.execute(
-        attempt.update()
-        .where(attempt.c.search_id == search_id, attempt.c.draw_index.in_(indices.scalar_subquery()))
-        .values(forgiven=True)
-    )
+    """Open those of one reason, and forgive their attempts, tallies not counted; how many."""
     emptied = dict.fromkeys(("reason", "detail", "train_loss", "val_loss", "val_accuracy", "curve", "seconds"), None)
-    return connection.execute(candidate.update().where(failed).values(status=Status.OPEN, epochs=0, **emptied)).rowcount
+    opened = connection.scalars(
+        candidate.update()
+        .where(candidate.c.search_id == search_id, candidate.c.status == Status.FAILED, candidate.c.reason == reason)
+        .values(status=Status.OPEN, epochs=0, **emptied)
+        .returning(candidate.c.draw_index)
+    ).all()
+    if opened:  # and no others: one may fail meanwhile
+        which = attempt.c.search_id == search_id, queries.one_of(connection, attempt.c.draw_index, opened)
+        connection.execute(attempt.update().where(*which).values(forgiven=True))
+    return len(opened)
 
 
 def delete(engine: Engine, search_id: int) -> None:

@@ -3,6 +3,7 @@
 Counts come from the tallies and rankings from an index, so answers do not slow down as a search grows.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,15 +13,31 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
+from sqlalchemy.dialects import postgresql
 
 from search.candidates import CHARGED, Interruption, Status, charges_of_losses
-from search.errors import SettingsError, UnknownSearch, quoted
+from search.errors import DatabaseLost, SettingsError, UnknownSearch, quoted
 from search.run import Best, Counts
 from search.settings import SearchSettings
 from storage.processes import boot_id, is_alive, this_process
 from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, search, tally
 
+DELETED = "the search was deleted while netsieve worked on it"
 SEEN_WITHIN = timedelta(seconds=60)  # a coordinator of another machine that gave no sign for longer is taken for dead
+
+
+def one_of(connection: Connection, column: sa.ColumnElement[int], values: Sequence[int]) -> sa.ColumnElement[bool]:
+    """Whether a column of whole numbers has one of the values: one parameter, however many there are."""
+    if connection.dialect.name == "postgresql":
+        return column == sa.any_(sa.cast(values, postgresql.ARRAY(sa.BigInteger)))
+    return column.in_(sa.select(sa.func.json_each(json.dumps(list(values))).table_valued("value").c.value))
+
+
+def one_of_digests(connection: Connection, digests: Sequence[bytes]) -> sa.ColumnElement[bool]:
+    """Whether a candidate has one of the digests: one parameter on Postgres; SQLite takes 32,766."""
+    if connection.dialect.name == "postgresql":
+        return candidate.c.digest == sa.any_(sa.cast(digests, postgresql.ARRAY(sa.LargeBinary)))
+    return candidate.c.digest.in_(digests)
 
 
 class State(StrEnum):
@@ -118,7 +135,9 @@ def names(connection: Connection) -> list[str]:
 
 def counts(connection: Connection, search_id: int) -> Counts:
     """How many candidates a search has drawn, and how they stand."""
-    row = connection.execute(sa.select(search.c.target, search.c.drawn).where(search.c.id == search_id)).one()
+    row = connection.execute(sa.select(search.c.target, search.c.drawn).where(search.c.id == search_id)).one_or_none()
+    if row is None:
+        raise DatabaseLost(DELETED)
     by_status = dict.fromkeys(Status, 0)
     query = sa.select(tally.c.status, sa.func.sum(tally.c.candidates)).where(tally.c.search_id == search_id)
     for status, number in connection.execute(query.group_by(tally.c.status)):
@@ -231,7 +250,7 @@ def histories(connection: Connection, search_id: int, indices: Sequence[int]) ->
             sa.func.count().filter(alone, ~attempt.c.started, ~attempt.c.forgiven).label("unseen"),
             sa.func.count().filter(lost | node_lost, ~attempt.c.forgiven).label("losses"),
         )
-        .where(attempt.c.search_id == search_id, attempt.c.draw_index.between(min(indices), max(indices)))
+        .where(attempt.c.search_id == search_id, one_of(connection, attempt.c.draw_index, indices))
         .group_by(attempt.c.draw_index)
     )
     return {

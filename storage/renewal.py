@@ -1,9 +1,8 @@
 """Keeping leases: a coordinator shows that it lives, from a thread of its own, whatever its main thread waits for."""
 
 import threading
+from contextlib import suppress
 from typing import Protocol, Self
-
-from search.errors import NetsieveError
 
 RENEWALS_PER_LEASE = 6  # so that some may fail, or the database may be slow, before the lease expires
 
@@ -45,7 +44,5 @@ class Renewal:
 
     def _renew(self) -> None:
         while not self._ended.wait(self._every_s):
-            try:
+            with suppress(Exception):  # whatever it was: what is recorded under a lost lease does not count
                 self._store.renew()
-            except NetsieveError:
-                continue

@@ -181,7 +181,7 @@ attempt = Table(
     Column("draw_index", BigInteger, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),  # of the candidate's attempts, from 1
     Column("epoch", BigInteger, nullable=False),  # of the lease under which it was dispatched
-    Column("coordinator_id", ForeignKey("coordinator.id"), nullable=False),
+    Column("coordinator_id", ForeignKey("coordinator.id"), nullable=False, index=True),  # so that one can be deleted
     Column("isolated", Boolean, nullable=False),  # nothing else was in flight at its coordinator
     Column("started", Boolean, nullable=False, server_default=false()),  # of an isolated one: its start was recorded
     Column("dispatched_at", Moment, nullable=False),

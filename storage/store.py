@@ -14,12 +14,12 @@ from importlib.metadata import version
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, Row
+from sqlalchemy import Connection, Engine, Row, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from search.candidates import AttemptEnding, Interruption, Outcome, Status
 from search.coordinator import Task
-from search.errors import SettingsError
+from search.errors import DatabaseLost, SettingsError
 from search.run import Best, Claims, Counts, Drawn, News, Reply
 from search.settings import SearchSettings
 from storage import queries
@@ -94,9 +94,7 @@ class SqlStore:
 
     def _known(self, connection: Connection, digests: list[bytes]) -> list[bytes]:
         """Those of the digests that the search has."""
-        is_one: sa.ColumnElement[bool] = candidate.c.digest.in_(digests)
-        if connection.dialect.name == "postgresql":  # one parameter, however many there are
-            is_one = candidate.c.digest == sa.any_(sa.cast(digests, postgresql.ARRAY(sa.LargeBinary)))
+        is_one = queries.one_of_digests(connection, digests)
         return list(
             connection.scalars(sa.select(candidate.c.digest).where(candidate.c.search_id == self._search_id, is_one))
         )
@@ -234,8 +232,7 @@ class SqlStore:
                 connection.execute(lease.delete().where(mine, ~_holds_something()))
             counts = queries.counts(connection, self._search_id)
             best = queries.best(connection, self._search_id)
-            told = [*news.dispatched, *news.started, *outcomes, *(task for task, _, _ in news.attempts)]
-            lost = frozenset(task.lease for task in (*told, *(task for task, _ in news.outcomes))) - held
+            lost = frozenset(task.lease for task in news.tasks) - held
             return Reply(counts, best, lost, self._sign_of_life(connection, now))
 
     def _record_starts(self, connection: Connection, tasks: Sequence[Task]) -> None:
@@ -277,15 +274,9 @@ class SqlStore:
         """End the candidates that are still open; a repeated transaction finds none, and counts none."""
         here = candidate.c.search_id == self._search_id
         indices = [task.index for task in outcomes]
-        still_open = set(
-            connection.scalars(
-                sa.select(candidate.c.draw_index).where(
-                    here, candidate.c.draw_index.in_(indices), candidate.c.status == Status.OPEN
-                )
-            )
-            if indices
-            else ()
-        )
+        is_one = queries.one_of(connection, candidate.c.draw_index, indices)
+        query = sa.select(candidate.c.draw_index).where(here, is_one, candidate.c.status == Status.OPEN)
+        still_open = set(connection.scalars(query) if indices else ())
         ended = {task: outcome for task, outcome in outcomes.items() if task.index in still_open}
         if not ended:
             return
@@ -375,11 +366,9 @@ class SqlStore:
         """This coordinator ended; ``ending`` says why, or is None when the search is finished."""
         with self._transaction() as connection:
             now = queries.now(connection)
-            mine = attempt.c.epoch.in_(
-                sa.select(lease.c.epoch).where(lease.c.coordinator_id == self._coordinator_id).scalar_subquery()
-            )
-            self._end_attempts(connection, mine, Interruption.CANCELLED, now)
-            connection.execute(lease.delete().where(lease.c.coordinator_id == self._coordinator_id))
+            mine = lease.delete().where(lease.c.coordinator_id == self._coordinator_id).returning(lease.c.epoch)
+            epochs = connection.scalars(mine).all()  # before attempts, as in a takeover, or the two wait for each other
+            self._end_attempts(connection, attempt.c.epoch.in_(epochs), Interruption.CANCELLED, now)
             connection.execute(
                 coordinator.update()
                 .where(coordinator.c.id == self._coordinator_id)
@@ -405,7 +394,10 @@ class SqlStore:
         with tallies in hand that the other one wants.
         """
         row = sa.select(search).where(search.c.id == self._search_id).with_for_update(key_share=True)
-        return connection.execute(row).one()
+        found = connection.execute(row).one_or_none()
+        if found is None:
+            raise DatabaseLost(queries.DELETED)
+        return found
 
     def _update_search(self, connection: Connection, **values: int) -> None:
         connection.execute(search.update().where(search.c.id == self._search_id).values(**values))
@@ -449,10 +441,19 @@ def insert_candidates(connection: Connection, rows: Sequence[dict[str, Any]]) ->
     if connection.dialect.name != "postgresql":
         connection.execute(candidate.insert(), rows)
         return
+    statement = f"COPY candidate ({', '.join(rows[0])}) FROM STDIN"
     driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY candidate ({', '.join(rows[0])}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(list(row.values()))
+    dialect = connection.dialect
+    foreign = dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(list(row.values()))
+    except foreign as error:  # what SQLAlchemy does of its own statements' errors
+        is_cut_off = dialect.is_disconnect(error, driver, None)
+        raise exc.DBAPIError.instance(
+            statement, None, error, foreign, hide_parameters=True, connection_invalidated=is_cut_off, dialect=dialect
+        ) from error
 
 
 def count_changes(connection: Connection, search_id: int, changes: Mapping[Change, int]) -> None:

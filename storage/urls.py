@@ -42,7 +42,7 @@ def parse(url: str) -> URL:
 def has_password(url: str) -> bool:
     """Whether a password stands in the URL, before the host or among the options."""
     parsed = parse(url)
-    return parsed.password is not None or "password" in parsed.query
+    return parsed.password is not None or not {"password", "sslpassword"}.isdisjoint(parsed.query)
 
 
 def _is_ambiguous(parsed: URL, url: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from search.candidates import CHARGED, AttemptEnding, Interruption, Outcome, Status, charges_of_losses
+from search.candidates import CHARGED, AttemptEnding, FailureReason, Interruption, Outcome, Status, charges_of_losses
 from search.coordinator import Task
 from search.run import Best, Claims, Counts, Drawn, News, Reply
 
@@ -41,6 +41,7 @@ class Attempt:
     isolated: bool
     started: bool = False
     ending: AttemptEnding | None = None
+    forgiven: bool = False
 
 
 @dataclass
@@ -60,6 +61,18 @@ class Ledger:
 
     def open_in(self, first: int, stop: int) -> list[Entry]:
         return [e for i in range(first, stop) if (e := self.entries.get(i)) and e.status is Status.OPEN]
+
+    def reopen(self, reasons: Collection[FailureReason]) -> list[int]:
+        """Open the candidates that failed for one of the reasons, attempts so far forgiven; which."""
+        opened = [
+            e for e in self.entries.values() if e.status is Status.FAILED and e.outcome and e.outcome.reason in reasons
+        ]
+        for entry in opened:
+            entry.status, entry.outcome = Status.OPEN, None
+        indices = {entry.index for entry in opened}
+        for (index, _), attempt in self.attempts.items():
+            attempt.forgiven |= index in indices
+        return sorted(indices)
 
     def require_sound(self) -> None:
         """No two leases overlap."""
@@ -141,13 +154,14 @@ class ModelStore:
         tasks = []
         for entry in entries:
             past = {n: a for (index, n), a in self.ledger.attempts.items() if index == entry.index}
-            lost = [a for a in past.values() if a.ending is Interruption.COORDINATOR_LOST]
+            counted = [a for a in past.values() if not a.forgiven]
+            lost = [a for a in counted if a.ending is Interruption.COORDINATOR_LOST]
             started = sum(a.isolated and a.started for a in lost)
             unseen = sum(a.isolated and not a.started for a in lost)
-            charges = sum(a.ending in CHARGED for a in past.values()) + charges_of_losses(started, unseen)
+            charges = sum(a.ending in CHARGED for a in counted) + charges_of_losses(started, unseen)
             macs = entry.drawn.verdict.macs or 0
             task = Task(entry.index, entry.drawn.layers, macs, epoch, max(past, default=0), entry.attempts)
-            nodes = sum(a.ending is Interruption.WORKER_UNAVAILABLE for a in past.values())
+            nodes = sum(a.ending is Interruption.WORKER_UNAVAILABLE for a in counted)
             tasks.append(replace(task, charges=charges, losses=len(lost) + nodes))
         return tasks
 
@@ -168,8 +182,7 @@ class ModelStore:
             for epoch in held:
                 if not ledger.open_in(ledger.leases[epoch].first, ledger.leases[epoch].stop):
                     del ledger.leases[epoch]
-        told = [*news.dispatched, *news.started, *(t for t, *_ in news.attempts), *(t for t, _ in news.outcomes)]
-        return Reply(self.counts(), self.best(), frozenset(task.lease for task in told) - held, stop_asked=False)
+        return Reply(self.counts(), self.best(), frozenset(task.lease for task in news.tasks) - held, stop_asked=False)
 
     def _start(self, task: Task, held: Collection[int]) -> None:
         entry, attempt = self.ledger.entries[task.index], self.ledger.attempts.get((task.index, task.attempt))

@@ -119,12 +119,15 @@ class SimulatedExecutor:
     def workers(self) -> int:
         return len(self.slots)
 
-    def submit(self, worker: int, tasks: Sequence[Task]) -> None:
+    def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         if any(isinstance(event, WorkerLost) and event.worker == worker for event in self.late):
-            self.world.blamed[tasks[0].index] += 1  # given to a worker that is lost, which nobody knows yet
-            return
+            if self.world.chance.random() < 0.5:  # the executor knows of the loss already
+                return False
+            self.world.blamed[tasks[0].index] += 1  # nobody knows: it may have died of this one
+            return True
         assert self.slots[worker].ready, "a batch for a worker that is not there"
         self.slots[worker].queue += tasks
+        return True
 
     def poll(self, timeout_s: float) -> list[WorkerEvent]:
         chance = self.world.chance
@@ -278,7 +281,10 @@ class World:
         self.ledger = Ledger(target=self.chance.randrange(1, 200))
         self.mischief = self.chance.choice([0.0, 0.05, 0.3])
         self.faults = Counter(
-            {kind: self.chance.choice([0, 1, 5, 20]) for kind in ("worker", "database", "answer", "crash", "pause")}
+            {
+                kind: self.chance.choice([0, 1, 5, 20])
+                for kind in ("worker", "database", "answer", "crash", "pause", "retry")
+            }
         )
         self.away_until = 0.0
         self.blamed: Counter[int] = Counter()  # by candidate: workers that were lost or replaced under it
@@ -323,11 +329,7 @@ class World:
             if all(now < other.wakes_at for other in self.hosts):
                 self.ledger.now += 5.0
             return False
-        if self.strikes("crash"):
-            self._kill(host)
-            return False
-        if self.strikes("pause"):
-            host.wakes_at = now + self.chance.choice([1.0, 2 * LEASE_S])
+        if self._disturb(host, now):
             return False
         if now - host.renewed > LEASE_S / 6 and now >= self.away_until:
             host.store.renew()
@@ -351,6 +353,20 @@ class World:
         self.hosts.remove(host)
         counts = host.store.counts()
         return counts.drawn == counts.target and not counts.open
+
+    def _disturb(self, host: Host, now: float) -> bool:
+        """Let something happen to the search or to a coordinator; whether that one does not move."""
+        if self.strikes("retry"):
+            for index in self.ledger.reopen(CHARGED):
+                self.blamed[index] = 0
+                del self.terminal[index]
+        if self.strikes("crash"):
+            self._kill(host)
+            return True
+        if self.strikes("pause"):
+            host.wakes_at = now + self.chance.choice([1.0, 2 * LEASE_S])
+            return True
+        return False
 
     def _kill(self, host: Host) -> None:
         """End a coordinator and its workers at once; its process may be seen to be gone, or only be silent."""
@@ -390,7 +406,7 @@ class World:
         if outcome == self.space.outcome(layers):
             return
         assert outcome.status is Status.FAILED
-        attempts = [attempt for (i, _), attempt in self.ledger.attempts.items() if i == index]
+        attempts = [a for (i, _), a in self.ledger.attempts.items() if i == index and not a.forgiven]
         lost_alone = [a for a in attempts if a.isolated and a.ending is Interruption.COORDINATOR_LOST]
         started = sum(a.started for a in lost_alone)
         if len(lost_alone) + MOST_LOSSES <= len(attempts):

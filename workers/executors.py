@@ -46,9 +46,10 @@ class InProcessExecutor:
         """This process."""
         return 1
 
-    def submit(self, worker: int, tasks: Sequence[Task]) -> None:
+    def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         """Queue a batch."""
         self._queue.extend(tasks)
+        return True
 
     def poll(self, timeout_s: float) -> list[WorkerEvent]:
         """Train until something happens, or for ``timeout_s``."""

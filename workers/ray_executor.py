@@ -319,16 +319,19 @@ class RayExecutor:
         actor = self._actor_class.options(**self._options, label_selector=elsewhere).remote(self._trainer)
         return _Slot(actor, actor.hello.remote())
 
-    def submit(self, worker: int, tasks: Sequence[Task]) -> None:
-        """Queue a batch at an actor: one streaming call.
+    def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
+        """Queue a batch at an actor: one streaming call. Not at one that is lost, nor at its successor.
 
         The actor waits until an item is taken before it goes on (a millisecond a candidate): else what it
         yielded shortly before its process ends is lost, and the wrong candidate is blamed.
         """
+        if worker in self._doubts:
+            return False
         slot = self._slots[worker]
         batch = [(task.index, task.attempt, task.layers) for task in tasks]
         with _translated():
             slot.batches.append(slot.actor.train.options(_generator_backpressure_num_objects=1).remote(batch))
+        return True
 
     # -------------------------------------------------- hearing
 

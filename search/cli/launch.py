@@ -296,10 +296,14 @@ def _conclude(name: str, options: Options, why: str | None, signals: list[int]) 
     """The top five, how it ended, and the commands to look further or go on; the exit code."""
     from storage import queries
 
-    with reading(options.url) as connection:
-        search = queries.require(connection, name)
-        standing = queries.standing(connection, search.id)
-        best = best_candidates(connection, name, 5)
+    code = exit_code(signals[0]) if signals else 0
+    try:
+        with reading(options.url) as connection:
+            standing = queries.standing(connection, queries.require(connection, name).id)
+            best = best_candidates(connection, name, 5)
+    except NetsieveError as error:  # all is recorded: how the run ended does not change with that
+        click.echo(f"\n{why or 'the search is complete'}; what came of it cannot be read now: {error}", err=True)
+        return code
     click.echo("", err=True)
     for line in ranking_table(iter(best)) if best else ():
         click.echo(line)
@@ -307,11 +311,12 @@ def _conclude(name: str, options: Options, why: str | None, signals: list[int]) 
     if standing.state == queries.State.FINISHED:
         click.echo(f"\nsearch {name} is complete: {standing.counts.drawn:,} candidates drawn", err=True)
     else:
-        click.echo(f"\nstopped: {why}; go on with: {_command('resume', name, options)}", err=True)
+        stopped = f"stopped: {why or standing.stopped_because or 'others go on with it'}"
+        click.echo(f"\n{stopped}; go on with: {_command('resume', name, options)}", err=True)
     for line in columns(("", ""), [(f"  {_command(verb, name, options)}", what) for verb, what in further]):
         if line:
             click.echo(line, err=True)
-    return exit_code(signals[0]) if signals else 0
+    return code
 
 
 def _command(verb: str, name: str, options: Options) -> str:

@@ -66,6 +66,16 @@ def carry_out(machine: Coordinator, commands: list[Command], now: float) -> list
     return commands
 
 
+def train_next(machine: Coordinator, worker: int, outcome: Outcome) -> list[Command]:
+    """Let a worker train the first candidate in its line so, and start another one where it is replaced."""
+    task, node = machine._workers[worker].tasks[0], machine._workers[worker].node
+    machine.step(Started(worker, task.index, task.attempt), 0.0)
+    commands = carry_out(machine, machine.step(Finished(worker, task.index, outcome, task.attempt), 0.0), 0.0)
+    if Replace(worker) in commands and not only(End, commands):
+        carry_out(machine, machine.step(WorkerReady(worker, node), 0.0), 0.0)
+    return commands
+
+
 def wait(machine: Coordinator, since: float, until: float) -> list[Command]:
     """Let time pass, a tick a second; what came of it."""
     ticks = [since + second for second in range(1, int(until - since) + 1)]
@@ -327,21 +337,45 @@ def test_a_candidate_that_took_the_host_down_twice_has_failed() -> None:
     record, end = machine.step(Claimed((replace(task, losses=7, charges=2),)), 0.0)
     assert isinstance(record, Record)
     assert record.outcome.reason is FailureReason.WORKER_DIED
-    assert "coordinators were lost" in str(record.outcome.detail)
+    assert "lost with nothing else in training" in str(record.outcome.detail)
     assert end == End(None)
 
 
 def test_lost_leases_take_their_tasks_along() -> None:
-    """What another coordinator has now is not dispatched here; what is in training may end."""
+    """What another coordinator has now is not dispatched here, and does not go on at its worker."""
     ours = [replace(task, lease=1) for task in tasks(0, 1)]
     theirs = [replace(task, lease=2) for task in tasks(2, 3)]
     machine = machine_with((theirs[0], ours[0], theirs[1], ours[1]))
     machine.step(Started(0, 2), 0.0)
+    assert machine.leases == {1, 2}
+    commands = machine.step(LeasesLost(frozenset({2})), 1.0)
+    assert machine.leases == {1}
+    assert Replace(0) in commands  # it trains what does not count, and may end by it with ours in line
+    assert [command.task.index for command in commands if isinstance(command, RecordAttempt)] == [0]
+    submit = only(Submit, machine.step(WorkerReady(0), 2.0))[0]
+    assert isinstance(submit, Submit)
+    assert [(task.index, task.charges, task.alone) for task in submit.tasks] == [(0, 0, False)]
+
+
+def test_what_another_one_took_over_is_not_blamed_on_what_waits_behind() -> None:
+    """A worker that is lost while it trains what is not ours any more: the next in line is no suspect."""
+    (theirs, ours) = (replace(task, lease=2 - task.index) for task in tasks(0, 1))
+    machine = machine_with((theirs, ours))
+    machine.step(Started(0, 0), 0.0)
     machine.step(LeasesLost(frozenset({2})), 1.0)
-    assert [task.index for task in machine.training] == [2]
-    commands = machine.step(Finished(0, 2, completed(seconds=0.01)), 2.0)
-    dispatched = [task.index for command in commands if isinstance(command, Submit) for task in command.tasks]
-    assert 3 not in dispatched
+    assert machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 1.1) == []
+    assert machine.leases == {1}
+
+
+def test_does_not_end_while_something_is_open_after_all() -> None:
+    """Failed candidates may be opened again, and the search be extended, while its last candidates are in training."""
+    for event in (Recorded(0, 0.0, 2, left_to_draw=False), Recorded(0, 0.0, 1, left_to_draw=True)):
+        machine = machine_with(tasks(0))
+        machine.step(Started(0, 0), 0.0)
+        machine.step(event, 10.0)
+        assert not only(End, machine.step(Finished(0, 0, completed()), 11.0))
+        assert not only(End, machine.step(Tick(), 12.0))
+        assert only(End, machine.step(Claimed(()), 13.0))
 
 
 def test_waits_for_what_others_hold() -> None:
@@ -362,12 +396,10 @@ def test_a_sparse_space_is_drawn_from_without_a_pause() -> None:
 def test_where_everything_fails_the_run_stops_instead_of_burning_the_search() -> None:
     """Twenty faults in a row are not the candidates' fault; the cause is named."""
     machine = machine_with(tasks(*range(100)))
-    index, commands = 0, list[Command]()
     failed = Outcome((), 0.01, FailureReason.EXCEPTION, "RuntimeError: no kernel image")
-    for index in range(MOST_FAULTS):
+    for _ in range(MOST_FAULTS):
         assert not machine.stopping
-        machine.step(Started(0, index), 0.0)
-        commands = carry_out(machine, machine.step(Finished(0, index, failed), 0.0), 0.0)
+        commands = train_next(machine, 0, failed)
     (end,) = only(End, commands)
     assert isinstance(end, End)
     assert end.is_fault
@@ -378,10 +410,34 @@ def test_a_completed_candidate_ends_a_series_of_faults() -> None:
     """Failures among successes are the candidates'."""
     machine = machine_with(tasks(*range(100)))
     for index in range(60):
-        outcome = replace(completed(seconds=0.01), reason=FailureReason.EXCEPTION if index % 19 else None)
-        machine.step(Started(0, index), 0.0)
-        carry_out(machine, machine.step(Finished(0, index, outcome), 0.0), 0.0)
+        train_next(machine, 0, replace(completed(seconds=0.01), reason=FailureReason.EXCEPTION if index % 19 else None))
     assert not machine.stopping
+
+
+def test_a_process_in_which_an_error_stays_is_replaced() -> None:
+    """After two exceptions in a row, while its neighbours on the same node succeed; what waits is not blamed."""
+    machine = machine_with(tasks(*range(100)), workers=2)
+    failed = replace(completed(seconds=0.01), reason=FailureReason.EXCEPTION, detail="CUDA error")
+    replaced = []
+    for _ in range(4):
+        train_next(machine, 0, completed(seconds=0.01))
+        commands = train_next(machine, 1, failed)
+        replaced.append(Replace(1) in commands)
+        assert all(c.ending is Interruption.NOT_STARTED for c in commands if isinstance(c, RecordAttempt))
+    assert replaced == [False, True, False, True]
+
+
+def test_a_stop_that_was_asked_for_is_not_overridden_by_faults() -> None:
+    """The run ends as the signal said."""
+    machine = machine_with(tasks(*range(100)))
+    failed = replace(completed(seconds=0.01), reason=FailureReason.EXCEPTION, detail="CUDA error")
+    for _ in range(MOST_FAULTS - 1):
+        train_next(machine, 0, failed)
+    task = machine._workers[0].tasks[0]
+    machine.step(Started(0, task.index, task.attempt), 0.0)
+    machine.step(StopAsked("interrupted", 5.0), 0.0)
+    commands = machine.step(Finished(0, task.index, failed, task.attempt), 0.0)
+    assert only(End, commands) == [End("interrupted")]
 
 
 def test_a_node_on_which_everything_fails_is_left() -> None:
@@ -391,13 +447,9 @@ def test_a_node_on_which_everything_fails_is_left() -> None:
     machine.step(WorkerReady(1, "bad"), 0.0)
     carry_out(machine, machine.step(Claimed(tasks(*range(100))), 0.0), 0.0)
     failed = Outcome((), 0.01, FailureReason.EXCEPTION, "CUDA error")
-    machine.step(Started(0, 0), 0.0)
-    carry_out(machine, machine.step(Finished(0, 0, completed(seconds=0.01)), 0.0), 0.0)
-    commands = list[Command]()
+    train_next(machine, 0, completed(seconds=0.01))
     for _ in range(MOST_FAULTS_OF_A_NODE):
-        index = machine._workers[1].tasks[0].index
-        machine.step(Started(1, index), 0.0)
-        commands = carry_out(machine, machine.step(Finished(1, index, failed), 0.0), 0.0)
+        commands = train_next(machine, 1, failed)
     (avoid,) = only(Avoid, commands)
     assert isinstance(avoid, Avoid)
     assert avoid.node == "bad"
@@ -408,7 +460,7 @@ def test_limits_count_what_other_coordinators_completed() -> None:
     """What the store says when recording counts, over the whole search."""
     machine = Coordinator(range(1), replace(LIMITS, max_completed=10))
     machine.step(Tick(), 0.0)
-    assert only(End, machine.step(Recorded(10, 0.5), 1.0)) == [End("--max-completed 10 reached")]
+    assert only(End, machine.step(Recorded(10, 0.5, 0, left_to_draw=False), 1.0)) == [End("--max-completed 10 reached")]
 
 
 def test_an_idle_worker_does_not_time_out() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
 from search.errors import DatabaseAway, Stopped
@@ -14,8 +15,9 @@ from search.run import Claims, Drawn, News, Progress, Reply, Run, StopRequest, j
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
 from search.space import CLASSIC
-from storage import queries
+from storage import maintenance, queries
 from storage.engine import open_for_writing
+from storage.schema import candidate
 from storage.store import SqlStore
 from workers.executors import InProcessExecutor
 
@@ -336,3 +338,24 @@ def test_a_stop_in_an_outage_waits_for_the_database_and_a_second_does_not(search
     patient = Outing(search, 100)
     patient.stop.ask("interrupted by SIGTERM")
     assert patient.run() == "interrupted by SIGTERM"
+
+
+def test_a_stop_from_elsewhere_waits_for_what_is_training(tmp_path: Path) -> None:
+    """``netsieve stop`` drains: --grace bounds what a signal may take, not this."""
+    search = Search(tmp_path / "search.db")
+    asked: list[int] = []
+
+    def ask(progress: Progress) -> None:
+        if progress.training and not asked:
+            asked.append(1)
+            with search.engine.connect() as connection:
+                search_id = queries.require(connection, "first").id
+            maintenance.ask_to_stop(search.engine, search_id)
+
+    ticks = itertools.count()
+    why = search.run(replace(LIMITS, grace_s=0.0), show=ask, clock=lambda: 3.0 * next(ticks))  # type: ignore[arg-type]
+    assert why == "netsieve stop"
+    with search.engine.connect() as connection:
+        assert queries.counts(connection, 1).completed >= 1
+        begun = sa.select(candidate.c.draw_index).where(candidate.c.attempts > 0, candidate.c.status == Status.OPEN)
+        assert connection.scalars(begun).all() == []

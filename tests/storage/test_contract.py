@@ -18,7 +18,7 @@ from search.coordinator import Task
 from search.run import News
 from search.settings import Recipe, SearchSettings
 from search.space import CLASSIC
-from storage import check, queries
+from storage import check, maintenance, queries
 from storage.engine import open_for_writing
 from storage.schema import attempt, coordinator, lease
 from storage.store import SqlStore
@@ -67,6 +67,11 @@ class World:
                 which = coordinator.c.id == store._coordinator_id  # type: ignore[union-attr]
                 connection.execute(coordinator.update().where(which).values(pid=2**22 + 1))
 
+    def reopen(self, reasons: frozenset[FailureReason]) -> None:
+        """Open failed candidates again."""
+        opened = len(self.ledger.reopen(reasons))
+        assert [maintenance.reopen(engine, self.id_in(engine), reasons) for engine in self.engines] == [opened] * 2
+
     def id_in(self, engine: Engine) -> int:
         with engine.connect() as connection:
             return queries.require(connection, self.name).id
@@ -77,7 +82,6 @@ class Coordinator:
     """One coordinator's view of the three stores, and what it believes to hold."""
 
     stores: tuple[ModelStore | SqlStore, ...]
-    held: set[int] = field(default_factory=set)
     waiting: list[Task] = field(default_factory=list)
     in_flight: list[Task] = field(default_factory=list)
     last: News = field(default_factory=News)
@@ -89,12 +93,13 @@ class Coordinator:
             assert other == model, method
         return model
 
-    def claim(self, count: int, held: set[int]) -> None:
-        claims = self.all("claim", count, frozenset(held))
-        known = {task.index for task in (*self.waiting, *self.in_flight)}
-        new = [task for task in claims.tasks if task.lease not in self.held]  # type: ignore[attr-defined]
-        self.waiting += [task for task in new if task.index not in known]
-        self.held |= {task.lease for task in new}
+    @property
+    def held(self) -> frozenset[int]:
+        """The leases of what it knows to hold."""
+        return frozenset(task.lease for task in (*self.waiting, *self.in_flight))
+
+    def claim(self, count: int) -> None:
+        self.waiting += self.all("claim", count, self.held).tasks  # type: ignore[attr-defined]
 
     def news(self, chance: random.Random, space: Space) -> News:
         """What might have happened to what it holds."""
@@ -160,10 +165,10 @@ def work(one: Coordinator, chance: random.Random, space: Space) -> None:
         case 0 | 1:
             one.all("extend", chance.choice([1, 7, 30]), space.judge)
         case 2 | 3 | 4:
-            one.claim(chance.choice([1, 3, 10]), one.held)
+            one.claim(chance.choice([1, 3, 10]))
         case 5:  # a claim's answer was lost: it asks again
-            one.all("claim", chance.choice([1, 3, 10]), frozenset(one.held))
-            one.claim(chance.choice([1, 3, 10]), one.held)
+            one.all("claim", chance.choice([1, 3, 10]), one.held)
+            one.claim(chance.choice([1, 3, 10]))
         case 6:
             one.all("renew")
         case 7:
@@ -175,7 +180,9 @@ def work(one: Coordinator, chance: random.Random, space: Space) -> None:
 def disturb(world: World, coordinators: list[Coordinator], chance: random.Random) -> None:
     """What happens to coordinators."""
     one = chance.choice(coordinators)
-    match chance.randrange(4):
+    match chance.randrange(5):
+        case 4:
+            world.reopen(frozenset(chance.sample(list(FailureReason), 3)))
         case 0 if len(coordinators) < 4:
             coordinators.append(world.join())
         case 1 if len(coordinators) > 1:
@@ -193,7 +200,9 @@ def require_equal_contents(world: World, space: Space) -> None:
     ledger = world.ledger
     expected = [(e.index, e.drawn.layers, e.status, e.attempts) for _, e in sorted(ledger.entries.items())]
     leases = sorted((epoch, held.first, held.stop) for epoch, held in ledger.leases.items())
-    attempts = sorted((*key, a.epoch, a.isolated, a.started, a.ending) for key, a in ledger.attempts.items())
+    attempts = sorted(
+        (*key, a.epoch, a.isolated, a.started, a.ending, a.forgiven) for key, a in ledger.attempts.items()
+    )
     for engine in world.engines:
         here = world.id_in(engine)
         with engine.connect() as connection:
@@ -203,7 +212,7 @@ def require_equal_contents(world: World, space: Space) -> None:
                 sa.select(lease.c.epoch, lease.c.first_index, lease.c.stop_index).where(lease.c.search_id == here)
             )
             assert sorted(map(tuple, found)) == leases
-            which = ("draw_index", "number", "epoch", "isolated", "started", "ending")
+            which = ("draw_index", "number", "epoch", "isolated", "started", "ending", "forgiven")
             columns = [attempt.c[name] for name in which]
             found = connection.execute(sa.select(*columns).where(attempt.c.search_id == here))
             assert sorted(map(tuple, found)) == attempts

@@ -321,13 +321,10 @@ def test_a_url_is_shown_without_secrets(url: str, fit: str) -> None:
         ("results.db", "is no database URL"),
         ("postgres://u:secret@h/d", "write postgresql://, not postgres://"),
         ("postgresql+asyncpg://u:secret@h/d", "the driver is psycopg 3"),
-        ("postgresql://u:secret@127.0.0.1:1/d", "Connection refused; is the server started"),
-        ("postgresql://u@127.0.0.1:1/d?password=secret", "Connection refused; is the server started"),
         (
             "postgresql://u:secret@h.invalid/d",
             "'h.invalid': [Errno -2] Name or service not known; check the host; write @",
         ),
-        ("postgresql://u:secret@/d?host=/none", "No such file or directory; is the server started"),
         ("postgresql://u:secret@h/d?port=x", "options after '?' are malformed"),
         ("postgresql://u:pass@secret/d@h/d", "more than one @; write @ / : % in a user or password as %40"),
         ("postgresql://u:secret@h:port/d", "is no database URL"),
@@ -348,6 +345,23 @@ def test_unusable_urls_are_refused(url: str, complaint: str, tmp_path: Path, mon
         assert complaint in str(error.value)
         assert "secret" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("postgresql://u:secret@127.0.0.1:1/d", "Connection refused; is the server started"),
+        ("postgresql://u@127.0.0.1:1/d?password=secret", "Connection refused; is the server started"),
+        ("postgresql://u:secret@/d?host=/none", "No such file or directory; is the server started"),
+    ],
+)
+def test_a_server_that_does_not_answer_may_be_back(url: str, complaint: str) -> None:
+    """A wrong port looks like a server that is restarted: it can be tried again, and the message names both."""
+    for opening in (open_for_writing, open_for_reading, holds_something, require_writable, upgrade):
+        with pytest.raises(DatabaseAway, match="--db") as error:
+            opening(url)
+        assert complaint in str(error.value)
+        assert "secret" not in str(error.value)
 
 
 def test_files_that_are_none_of_ours_are_refused_unchanged(tmp_path: Path) -> None:
@@ -696,8 +710,8 @@ MEANINGS: list[tuple[Exception, type[Exception]]] = [
     *((of_sqlite(code), Stopped) for code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)),
     (sqlite3.ProgrammingError("the cause"), Stopped),
     *((of_postgres(state), DatabaseAway) for state in ("08006", "57P01", "57P02", "57P03", "40001", "40P01", "55P03")),
-    *((of_postgres(state), DatabaseAway) for state in ("53100", "53200", "53300", "57014")),
-    *((of_postgres(state), Stopped) for state in ("42P01", "42501", "22003", "23505", "25006")),
+    *((of_postgres(state), DatabaseAway) for state in ("53100", "53200", "53300", "57014", "25006", "25P03")),
+    *((of_postgres(state), Stopped) for state in ("42P01", "42501", "22003", "23505")),
     (psycopg.OperationalError("the cause"), DatabaseAway),
     (psycopg.ProgrammingError("the cause"), Stopped),
 ]

@@ -18,12 +18,12 @@ from search.run import News, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
 from search.space import CLASSIC
-from storage import queries
+from storage import postgres, queries
 from storage.engine import open_for_writing
 from storage.renewal import Renewal
 from storage.schema import coordinator, lease
 from storage.store import SqlStore
-from tests.databases import admin
+from tests.databases import PostgresServer, admin
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
@@ -109,6 +109,37 @@ def test_a_connection_that_is_cut_while_rows_are_copied_leaves_none(
         store.extend(100, judge)
     assert isinstance(caught.value, DatabaseAway), caught.value
     assert everything(engine) == []
+    assert store.extend(100, judge) == 0
+    engine.dispose()
+
+
+def test_a_lock_that_copying_meets_can_be_waited_for(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COPY is the driver's own call; its errors are told like all others, also on a connection that lives on."""
+    monkeypatch.setitem(postgres.WRITER_LIMITS, "lock_timeout", "100ms")
+    engine, other = open_for_writing(postgres_url), open_for_writing(postgres_url)
+    store = joined(engine)
+    with other.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE candidate IN SHARE MODE")  # as CREATE INDEX does
+        with pytest.raises(DatabaseAway, match="lock timeout"):
+            store.extend(100, judge)
+    assert everything(engine) == []
+    assert store.extend(100, judge) == 0
+    other.dispose()
+    engine.dispose()
+
+
+def test_a_server_that_only_reads_since_a_failover_is_waited_for(postgres_server: PostgresServer) -> None:
+    """Until it writes again, or the outage's limit."""
+    url = postgres_server.new_database()
+    engine = open_for_writing(url)
+    store = joined(engine)
+    setting = f"ALTER DATABASE {sa.make_url(url).database} SET default_transaction_read_only = "
+    admin(postgres_server.get_uri(), setting + "on")
+    engine.dispose()  # new connections see it
+    with pytest.raises(DatabaseAway, match="read-only transaction; the server only reads, as after a failover"):
+        store.extend(100, judge)
+    admin(postgres_server.get_uri(), setting + "off")
+    engine.dispose()
     assert store.extend(100, judge) == 0
     engine.dispose()
 

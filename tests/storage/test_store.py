@@ -13,16 +13,16 @@ from sqlalchemy import Engine
 
 from search.candidates import FailureReason, Interruption, Measurement, Outcome, RejectionReason, Status
 from search.coordinator import MOST_LOSSES, Task
-from search.errors import SettingsError
+from search.errors import DatabaseLost, SettingsError
 from search.layer_string import parse
 from search.run import Drawn, News, Reply, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
 from search.shapes import Verdict, check
 from search.space import CLASSIC
-from storage import queries
+from storage import maintenance, queries
 from storage.engine import open_for_reading, open_for_writing
-from storage.schema import attempt, coordinator, lease
+from storage.schema import attempt, candidate, coordinator, lease
 from storage.store import SqlStore
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
@@ -490,3 +490,48 @@ def test_recording_does_not_wait_for_another_coordinators_drawing(postgres_url: 
     drawing.extend(10, judge_meanwhile)
     assert drawing.counts().completed == 1
     engine.dispose()
+
+
+def test_what_is_opened_again_under_a_lease_is_given_again(engine: Engine, store: SqlStore) -> None:
+    """Once its coordinator has nothing else of that lease; until then nobody may have it."""
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    first, *others = (begun(task) for task in store.claim(3, held=()).tasks)
+    store.record(News(outcomes=[(first, replace(COMPLETED, reason=FailureReason.TIMEOUT))]))
+    assert maintenance.reopen(engine, store.search_id, {FailureReason.TIMEOUT}) == 1
+    assert store.claim(3, held={first.lease}).tasks == ()
+    beside = joined(engine)
+    assert beside.claim(3, held=()).tasks == ()
+    store.record(News(outcomes=[(task, COMPLETED) for task in others]))
+    (again,) = store.claim(3, held=()).tasks
+    assert (again.index, again.lease, again.charges) == (first.index, first.lease, 0)
+    assert beside.claim(3, held=()).tasks == ()
+
+
+def test_a_search_that_is_deleted_under_a_run_ends_it(engine: Engine, store: SqlStore) -> None:
+    """As when its coordinator, elsewhere, was silent for too long: an error of ours, and nothing is written."""
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    task, *_ = (begun(task) for task in store.claim(3, held=()).tasks)
+    with engine.begin() as connection:
+        long_ago = queries.now(connection) - 2 * queries.SEEN_WITHIN
+        connection.execute(coordinator.update().values(host="elsewhere", seen_at=long_ago))
+    maintenance.delete(engine, store.search_id)
+    news = News(dispatched=[task], outcomes=[(task, COMPLETED)])
+    for call in (lambda: store.record(news), lambda: store.claim(3, ()), lambda: store.extend(3, judge)):
+        with pytest.raises(DatabaseLost, match="the search was deleted"):
+            call()
+    store.renew()
+    store.leave(None)
+    assert rows_of(engine, attempt) == rows_of(engine, lease) == 0
+
+
+def rows_of(engine: Engine, table: sa.Table) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
+
+
+def test_any_number_of_results_can_be_asked_for(engine: Engine, store: SqlStore) -> None:
+    """Databases take 65,535 or 32,766 parameters, and 512 workers with full queues end as many in an outage."""
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    with engine.connect() as connection:
+        is_one = queries.one_of(connection, candidate.c.draw_index, range(1, 70_000))
+        assert connection.scalars(sa.select(candidate.c.draw_index).where(is_one)).all() == [1, 2]

@@ -305,6 +305,26 @@ def test_a_killed_worker_is_replaced(ray_workers: Callable[..., RayExecutor]) ->
 
 
 @pytest.mark.ray
+def test_a_batch_for_a_worker_in_doubt_goes_nowhere(ray_workers: Callable[..., RayExecutor]) -> None:
+    """Between a worker's end and the news of it a batch is refused: its successor must not train it unasked."""
+    executor = ray_workers()
+    hear_many(executor, 1)
+    (pid,) = executor.pids
+    assert executor.submit(0, tasks(1, "hang"))
+    assert hear_many(executor, 1) == [Started(0, 1, 0)]
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while not executor._doubts:
+        assert time.monotonic() < deadline
+        assert executor.poll(0.01) == []
+    assert not executor.submit(0, tasks(2, "ok"))
+    lost, ready = hear_many(executor, 2)
+    assert isinstance(lost, WorkerLost)
+    assert ready == WorkerReady(0)
+    hear_nothing(executor)
+
+
+@pytest.mark.ray
 def test_a_worker_killed_while_idle_is_replaced_at_its_next_batch(ray_workers: Callable[..., RayExecutor]) -> None:
     """The batch is lost without a start, and the replacement takes the next one."""
     executor = ray_workers()

@@ -43,6 +43,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["search_id"], ["search.id"], name="fk_attempt_search_id"),
         sa.ForeignKeyConstraint(["coordinator_id"], ["coordinator.id"], name="fk_attempt_coordinator_id"),
     )
+    op.create_index("ix_attempt_coordinator_id", "attempt", ["coordinator_id"])
     in_flight = sa.text("ending IS NULL")
     op.create_index(
         "ix_attempt_in_flight",

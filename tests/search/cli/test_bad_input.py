@@ -375,11 +375,7 @@ BAD_URLS = {
     "results.db": ("--db", "'results.db'", EXAMPLE),
     "/tmp/results.db": ("--db", "'/tmp/results.db'", EXAMPLE),
     "postgres://u:secret@h/db": ("--db", "write postgresql://, not postgres://", EXAMPLE),
-    "postgresql://u:secret@127.0.0.1:1/db": ("--db postgresql://u:***@127.0.0.1:1/db", "refused", "server started"),
-    "postgresql+psycopg://u:secret@127.0.0.1:1/db": ("--db", "Connection refused", "server started"),
     "postgresql://u:secret@h.invalid/db": ("--db", "'h.invalid'", "check the host; write @ / : % in", "%40"),
-    "postgresql://u@127.0.0.1:1/db?password=secret": ("--db postgresql://u@127.0.0.1:1/db?***", "server started"),
-    "postgresql:///db?host=/none&password=secret": ("--db postgresql:///db?***", "/none", "server started"),
     "postgresql:///db?port=secret": ("--db postgresql:///db?***", "options after '?' are malformed", EXAMPLE),
     "postgresql+psycopg2://u:secret@h/db": ("--db", "the driver is psycopg 3; write postgresql://", EXAMPLE),
     "postgresql://u:secret@h:port/db": ("--db ***", "is no database URL", "%40", EXAMPLE),
@@ -403,6 +399,12 @@ BAD_URLS = {
     "\x1b[31m": ("--db", r"'\x1b[31m'", EXAMPLE),
     "sqlite:///\x1b[31m/results.db": ("--db", "does not exist"),
 }
+SILENT_URLS = {
+    "postgresql://u:secret@127.0.0.1:1/db": ("--db postgresql://u:***@127.0.0.1:1/db", "refused", "server started"),
+    "postgresql+psycopg://u:secret@127.0.0.1:1/db": ("--db", "Connection refused", "server started"),
+    "postgresql://u@127.0.0.1:1/db?password=secret": ("--db postgresql://u@127.0.0.1:1/db?***", "server started"),
+    "postgresql:///db?host=/none&password=secret": ("--db postgresql:///db?***", "/none", "server started"),
+}
 READERS = {
     "list": ("list",),
     "status": ("status", "first"),
@@ -418,6 +420,17 @@ def files_that_are_none(place: Path) -> None:
     (place / "text.db").write_text("This is no database.\n" * 100, encoding="utf-8")
     with closing(sqlite3.connect(place / "other.db")) as other, other:
         other.execute("CREATE TABLE candidate (id INTEGER PRIMARY KEY, name TEXT)")
+
+
+@pytest.mark.parametrize("command", ["run", "list", "resume"])
+@pytest.mark.parametrize("url", SILENT_URLS, ids=lambda url: repr(url)[:40])
+def test_a_server_that_does_not_answer_may_be_back(cli: Cli, place: Path, url: str, command: str) -> None:
+    """Exit code 75, for whoever starts netsieve again on it; one line with the URL, and no password."""
+    result = cli(*COMMANDS[command], "--db", url)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (75, "", 1), result.output
+    assert all(text in result.stderr for text in SILENT_URLS[url]), result.stderr
+    assert "secret" not in result.stderr
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.usefixtures("files_that_are_none")

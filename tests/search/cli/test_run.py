@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from search.cli import launch
+from search.errors import DatabaseAway
+
 Cli = Callable[..., Result]
 
 QUICK = ("--dataset", "digits", "--workers", 0, "--epochs", 1, "--train-images", 200)
@@ -362,3 +365,15 @@ def test_a_run_from_another_folder_finds_its_images(cli: Cli, place: Path, monke
     monkeypatch.chdir(elsewhere)
     result = cli("resume", "own", "--workers", 0, "--db", f"sqlite:///{place / 'netsieve.db'}")
     assert result.exit_code == 0, result.stderr
+
+
+def test_an_end_that_cannot_be_shown_is_an_end(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the database is away once all is recorded, the exit code is that of the run."""
+
+    def away(*_: object) -> None:
+        raise DatabaseAway("the database: away")
+
+    monkeypatch.setattr(launch, "best_candidates", away)
+    result = cli("run", "first", "--dataset", "digits", "--workers", 0, "--epochs", 1, "--candidates", 20)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "the search is complete; what came of it cannot be read now: the database: away" in result.stderr
