@@ -208,6 +208,16 @@ class CandidateStore(Protocol):
 
 
 @dataclass(frozen=True)
+class Away:
+    """The database cannot be reached."""
+
+    cause: str
+    seconds: float  # so far
+    limit_s: float  # after which the run gives up
+    results: int  # that wait to be recorded
+
+
+@dataclass(frozen=True)
 class Progress:
     """What a display shows, about four times a second."""
 
@@ -218,7 +228,7 @@ class Progress:
     elapsed_s: float
     ended: int  # candidates that ended in this run
     stopping: str | None  # why the run is about to end
-    away: str | None = None  # why the database cannot be reached
+    away: Away | None = None
 
 
 class StopRequest:
@@ -260,6 +270,12 @@ class Outage:
     def may_try(self, now: float) -> bool:
         """Whether it is time for another try."""
         return self.cause is None or now >= self._retry_at
+
+    def told(self, now: float, results: int) -> Away | None:
+        """What there is to say of it, while the database is away."""
+        if self.cause is None or self._since is None:
+            return None
+        return Away(self.cause, now - self._since, self._limit_s, results)
 
     def over(self) -> None:
         """The database answered."""
@@ -309,7 +325,7 @@ class Run:
         self._outage = Outage(limits.db_outage_limit_s, jitter)
         self._end: End | None = None
         self._ended = 0
-        self._asked = False
+        self._stop_by: float | None = None  # once it was asked to
 
     def __call__(self) -> str | None:
         """Run to an end: None if the search is finished, else why not. Raises Stopped, with all results kept."""
@@ -345,19 +361,21 @@ class Run:
         return self._end
 
     def finish(self) -> None:
-        """Record what is not recorded yet, however long it takes within the limit. Raises Stopped."""
+        """Record what is not recorded yet, however long it takes within the limits. Raises Stopped."""
         self._drop_submits(lambda _: True)
         while self._news and not (self._outage.may_try(self._clock()) and self._write()):
-            if self._stop.times >= 2:
+            self._stops()
+            if self._stop.times >= 2 or (self._stop_by is not None and self._clock() >= self._stop_by):
                 lost = len(self._news.outcomes)
                 raise Stopped(f"{lost} results could not be recorded: {self._outage.cause}; netsieve resume goes on")
+            self._show(self._progress())
             self._sleep(POLL_S)
 
     def _stops(self) -> list[Event]:
-        """The request to stop, once."""
-        if not self._stop.times or self._asked:
+        """The request to stop, once; nothing is waited for longer than --grace from then on."""
+        if not self._stop.times or self._stop_by is not None:
             return []
-        self._asked = True
+        self._stop_by = self._clock() + self._limits.grace_s
         return [StopAsked(self._stop.why, self._limits.grace_s)]
 
     def _do(self, command: Command) -> None:
@@ -464,5 +482,5 @@ class Run:
             self._clock() - self._began,
             self._ended,
             self._machine.stopping,
-            self._outage.cause,
+            self._outage.told(self._clock(), len(self._news.outcomes)),
         )

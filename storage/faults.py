@@ -119,7 +119,7 @@ def _connecting(error: exc.DBAPIError, *, opening: bool) -> Meaning:
     """A server that does not answer may be back soon; one that refuses at opening wants something else."""
     cause = _cause(error)
     if away := _by_words(cause, _CONNECTING_AWAY):
-        return DatabaseAway, away
+        return DatabaseAway, away if opening else _AGAIN
     if opening:
         return DatabaseError, _by_words(cause, _CONNECTING_REFUSED) or "check the URL and the server's log"
     return (DatabaseAway, _AGAIN) if isinstance(error, exc.OperationalError) else (Stopped, _RESUME)

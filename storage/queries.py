@@ -165,7 +165,7 @@ def standing(connection: Connection, search_id: int) -> Standing:
     if last is None:
         why = "no run has begun"
     elif last.ended_at is None:
-        why = f"killed: process {last.pid} on {last.host}"
+        why = f"process {last.pid} on {last.host} ended without a word: killed, or cut off from the database"
     else:
         why = last.ending or "extended"
     return Standing(State.STOPPED, why, current)

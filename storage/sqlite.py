@@ -126,6 +126,7 @@ class SqliteFile:
             return _Writer.open(path, turn)
 
         def begin(connection: Connection) -> None:
+            _require_same(path, opened)
             turn.take()
             try:
                 _require_same(path, opened, at_least=1)

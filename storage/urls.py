@@ -11,20 +11,25 @@ EXAMPLE = (
 )
 ENCODING = "write @ / : % in a user or password as %40 %2F %3A %25"
 LONGEST_SHOWN = 200  # characters
+SHOWN_OPTIONS = {"host", "sslmode"}  # of those after '?'; others may be secret, or hold parts of what is
 
 
 def shown(url: str) -> str:
-    """The URL fit for messages: no password, no options, no control characters."""
+    """The URL fit for messages: no password, no options that may be secret, no control characters."""
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
         return "***" if set("@:=") & set(url) else quoted(url, LONGEST_SHOWN)
     if _is_ambiguous(parsed, url):
         return f"{parsed.drivername}://***"
-    bare, options, _ = url.partition("?")
+    bare, _, options = url.partition("?")
     if parsed.password is not None:
         bare = parsed.set(query={}).render_as_string(hide_password=True)
-    return quoted(bare + ("?***" if options else ""), LONGEST_SHOWN)[1:-1]
+    # An @ after the ? means that the ? may be the password's.
+    told = [o for o in options.split("&") if o.partition("=")[0] in SHOWN_OPTIONS and "@" not in options]
+    if len(told) < len(options.split("&")):
+        told.append("***")
+    return quoted(bare + ("?" + "&".join(told) if options else ""), LONGEST_SHOWN)[1:-1]
 
 
 def parse(url: str) -> URL:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.run import Progress
+from search.run import Away, Progress
 
 LOG_EVERY_S = 10.0
 REFRESH_EVERY_S = 0.25
@@ -108,7 +108,7 @@ class Display:
             )
         lines.append(Text(pace(progress), style="dim"))
         if progress.away:
-            lines.append(Text(f"{progress.away}; waiting, training goes on", style="red"))
+            lines.append(Text(outage(progress.away), style="red"))
         if progress.stopping:
             lines.append(Text(f"{progress.stopping}: finishing what is in training", style="yellow"))
         return Group(*lines)
@@ -118,7 +118,7 @@ def log_line(progress: Progress) -> str:
     """A run's progress in one line."""
     counts = progress.counts
     best = f", best {progress.best.val_accuracy:.4f}" if progress.best else ""
-    away = f"; {progress.away}; waiting, training goes on" if progress.away else ""
+    away = f"; {outage(progress.away)}" if progress.away else ""
     stopping = f"; {progress.stopping}: finishing what is in training" if progress.stopping else ""
     return (
         f"{clock_face(progress.elapsed_s)}  drawn {counts.drawn:,} of {counts.target:,}, rejected {counts.rejected:,}, "
@@ -127,10 +127,20 @@ def log_line(progress: Progress) -> str:
     )
 
 
+def outage(away: Away) -> str:
+    """How long the database has been away, what waits for it, and why; the next steps come when the run gives up."""
+    results = f"{away.results:,} {'result waits' if away.results == 1 else 'results wait'}"
+    return (
+        f"no database for {clock_face(away.seconds)}, at most for {clock_face(away.limit_s)}, {results}: "
+        f"{away.cause.partition('; ')[0]}"
+    )
+
+
 def pace(progress: Progress) -> str:
     """Candidates a minute, and the time left."""
     if not progress.ended or not progress.elapsed_s:
-        return f"{progress.workers} {'worker' if progress.workers == 1 else 'workers'} starting"
+        workers = f"{progress.workers} {'worker' if progress.workers == 1 else 'workers'}"
+        return workers if progress.training else f"{workers} starting"
     per_second = progress.ended / progress.elapsed_s
     trainings = trainings_left(progress)
     left = f", about {clock_face(trainings / per_second)} left" if trainings and not progress.stopping else ""

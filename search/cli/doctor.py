@@ -140,10 +140,12 @@ def _database(url: str) -> tuple[Health, str]:
     from search.cli.results import reading
     from storage import engine, queries
 
+    engine.require_writable(url)
     if not engine.holds_something(url):
         return Health.OK, f"{engine.shown(url)} holds nothing yet; netsieve run begins it"
     with reading(url) as connection:
-        return Health.OK, f"{engine.shown(url)} has {len(queries.names(connection))} searches"
+        searches = len(queries.names(connection))
+    return Health.OK, f"{engine.shown(url)} has {searches} {'search' if searches == 1 else 'searches'}"
 
 
 def _datasets(data_dir: Path) -> tuple[Health, str]:

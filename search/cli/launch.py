@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.cli.options import Options, gather, run_options
-from search.cli.output import columns
+from search.cli.output import columns, tell
 from search.cli.parameters import Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
@@ -117,7 +117,7 @@ def _warn_of_a_password(options: Options) -> None:
     from storage.engine import has_password
 
     if "url" in options.typed and options.url != os.environ.get("NETSIEVE_DB") and has_password(options.url):
-        click.echo("a password on the command line shows in the list of processes; NETSIEVE_DB keeps it out", err=True)
+        tell("a password on the command line shows in the list of processes; NETSIEVE_DB keeps it out")
 
 
 def _beside(options: Options) -> "Beside":
@@ -236,7 +236,7 @@ def _start_workers(
     else:
         from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
 
-        click.echo("starting Ray" if options.ray_address is None else f"joining {options.ray_address}", err=True)
+        tell("starting Ray" if options.ray_address is None else f"joining {options.ray_address}")
         connect(options.ray_address, options.workers)
         stack.callback(disconnect)
         workers = plan(resources(), settings.device or None, options.workers, options.gpus_per_worker)
@@ -275,7 +275,7 @@ def _work(
     store.join(_beside(options))
     if options.retry:
         opened = maintenance.reopen(engine, store.search_id, options.retry)
-        click.echo(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})", err=True)
+        tell(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})")
     sampler = SAMPLERS[settings.sampler](settings.space, settings.seed)
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
     judge = judge_with(sampler, settings.space.rules)
@@ -302,20 +302,20 @@ def _conclude(name: str, options: Options, why: str | None, signals: list[int]) 
             standing = queries.standing(connection, queries.require(connection, name).id)
             best = best_candidates(connection, name, 5)
     except NetsieveError as error:  # all is recorded: how the run ended does not change with that
-        click.echo(f"\n{why or 'the search is complete'}; what came of it cannot be read now: {error}", err=True)
+        tell(f"\n{why or 'the search is complete'}; what came of it cannot be read now: {error}")
         return code
-    click.echo("", err=True)
+    tell("")
     for line in ranking_table(iter(best)) if best else ():
         click.echo(line)
     further = [("top", "the ranking"), ("failures", "why others were rejected or failed"), ("status", "the counts")]
     if standing.state == queries.State.FINISHED:
-        click.echo(f"\nsearch {name} is complete: {standing.counts.drawn:,} candidates drawn", err=True)
+        tell(f"\nsearch {name} is complete: {standing.counts.drawn:,} candidates drawn")
     else:
         stopped = f"stopped: {why or standing.stopped_because or 'others go on with it'}"
-        click.echo(f"\n{stopped}; go on with: {_command('resume', name, options)}", err=True)
+        tell(f"\n{stopped}; go on with: {_command('resume', name, options)}")
     for line in columns(("", ""), [(f"  {_command(verb, name, options)}", what) for verb, what in further]):
         if line:
-            click.echo(line, err=True)
+            tell(line)
     return code
 
 

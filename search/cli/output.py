@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -20,6 +21,12 @@ PEOPLE_READ = 20  # rows of a table
 
 Record = dict[str, Any]
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def tell(line: str) -> None:
+    """Tell a person on stderr; nobody there to read it is no reason for a run to fail."""
+    with suppress(OSError):
+        click.echo(line, err=True)
 
 
 def format_option(*more: str) -> Callable[[Command], Command]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
 from search.errors import DatabaseAway, Stopped
-from search.run import Claims, Drawn, News, Progress, Reply, Run, StopRequest, judge_with
+from search.run import Away, Claims, Drawn, News, Progress, Reply, Run, StopRequest, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
 from search.space import CLASSIC
@@ -288,8 +288,8 @@ class Outing:
         self.store = AwayStore.open(search.engine, "first", SETTINGS, 300)
         self.store.join()
         self.stop, self.turns, self.returns_after = StopRequest(), 0, returns_after
-        self.causes: list[str] = []
-        self.ticks = itertools.count()
+        self.aways: list[Away] = []
+        self.ticks, self.asked_at = itertools.count(), 0
         limits_ = Limits(candidates=300, **limits)  # type: ignore[arg-type]
         self.run = Run(self.store, InProcessExecutor(search.trainer), judge, limits_, self.stop, self.look,
                        clock=lambda: 0.1 * next(self.ticks), sleep=lambda _: self.look(None))  # fmt: skip
@@ -297,7 +297,7 @@ class Outing:
     def look(self, progress: Progress | None) -> None:
         """Called in every turn."""
         if progress and progress.away:
-            self.causes.append(progress.away)
+            self.aways.append(progress.away)
         if progress is None or progress.ended >= 5 or self.store.away:
             self.turns += 1
             self.store.away = self.turns < self.returns_after
@@ -307,7 +307,9 @@ def test_training_goes_on_while_the_database_is_away(search: Search, whole: list
     """What was queued is trained, its results wait, nothing is dispatched; then the search ends as ever."""
     outing = Outing(search, 60)
     assert outing.run() is None
-    assert set(outing.causes) == {"the server is gone"}
+    assert {away.cause for away in outing.aways} == {"the server is gone"}
+    assert [away.seconds for away in outing.aways] == sorted(away.seconds for away in outing.aways)
+    assert 1 <= max(away.results for away in outing.aways) < len(whole)
     assert search.rows() == whole
     assert len(search.trainer.trained) == len(set(search.trainer.trained))
 
@@ -338,6 +340,23 @@ def test_a_stop_in_an_outage_waits_for_the_database_and_a_second_does_not(search
     patient = Outing(search, 100)
     patient.stop.ask("interrupted by SIGTERM")
     assert patient.run() == "interrupted by SIGTERM"
+
+
+def test_a_stop_in_an_outage_waits_no_longer_than_its_grace(search: Search) -> None:
+    """Whoever sends SIGTERM sends SIGKILL soon; what could not be recorded is trained again."""
+    outing = Outing(search, 10**9, grace_s=3.0)
+    look = outing.look
+
+    def once_away(progress: Progress | None) -> None:
+        look(progress)
+        if outing.store.away and not outing.stop.times:
+            outing.stop.ask("interrupted by SIGTERM")
+            outing.asked_at = next(outing.ticks)
+
+    outing.run._show, outing.run._sleep = once_away, lambda _: once_away(None)
+    with pytest.raises(Stopped, match=r"\d+ results could not be recorded: the server is gone; netsieve resume"):
+        outing.run()
+    assert 0.1 * (next(outing.ticks) - outing.asked_at) < 5.0
 
 
 def test_a_stop_from_elsewhere_waits_for_what_is_training(tmp_path: Path) -> None:

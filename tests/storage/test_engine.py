@@ -302,7 +302,10 @@ def test_an_answer_reads_one_snapshot(older_url: str) -> None:
         ("postgresql://u@h/d", "postgresql://u@h/d"),
         ("postgresql://u:secret@h:1/d", "postgresql://u:***@h:1/d"),
         ("postgresql://u:se?cret@h/d?sslmode=require", "postgresql://u:***@h/d?***"),
+        ("postgresql://u:se?host=cret@h/d", "postgresql://u:***@h/d?***"),
         ("postgresql:///d?password=secret", "postgresql:///d?***"),
+        ("postgresql:///d?password=secret&host=/run", "postgresql:///d?host=/run&***"),
+        ("postgresql://u@h/d?sslmode=require&host=x", "postgresql://u@h/d?sslmode=require&host=x"),
         ("postgresql://u:x@secret@h/d", "postgresql://***"),
         ("postgresql://u:x@h:secret/d", "***"),
         ("host=h password=secret", "***"),
@@ -569,6 +572,18 @@ def test_a_file_that_is_gone_is_noticed(path: Path, harm: Callable[[Path], None]
         with pytest.raises(DatabaseLost, match=f"{path}: the file was deleted, replaced or emptied"):
             insert(engine, "lost")
     assert path.exists() == there
+    engine.dispose()
+
+
+def test_a_folder_that_is_gone_is_noticed(path: Path) -> None:
+    """The database's file is named, not the one by which processes take turns."""
+    folder = path.parent / "folder"
+    folder.mkdir()
+    engine = open_for_writing(url_of(folder / "search.db"))
+    insert(engine, "recorded")
+    shutil.rmtree(folder)
+    with pytest.raises(DatabaseLost, match=r"search\.db: the file was deleted, replaced or emptied"):
+        insert(engine, "lost")
     engine.dispose()
 
 

@@ -403,7 +403,7 @@ SILENT_URLS = {
     "postgresql://u:secret@127.0.0.1:1/db": ("--db postgresql://u:***@127.0.0.1:1/db", "refused", "server started"),
     "postgresql+psycopg://u:secret@127.0.0.1:1/db": ("--db", "Connection refused", "server started"),
     "postgresql://u@127.0.0.1:1/db?password=secret": ("--db postgresql://u@127.0.0.1:1/db?***", "server started"),
-    "postgresql:///db?host=/none&password=secret": ("--db postgresql:///db?***", "/none", "server started"),
+    "postgresql:///db?host=/none&password=secret": ("--db postgresql:///db?host=/none&***:", "server started"),
 }
 READERS = {
     "list": ("list",),

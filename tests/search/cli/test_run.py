@@ -2,6 +2,9 @@
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -377,3 +380,16 @@ def test_an_end_that_cannot_be_shown_is_an_end(cli: Cli, monkeypatch: pytest.Mon
     result = cli("run", "first", "--dataset", "digits", "--workers", 0, "--epochs", 1, "--candidates", 20)
     assert (result.exit_code, result.stdout) == (0, "")
     assert "the search is complete; what came of it cannot be read now: the database: away" in result.stderr
+
+
+def test_nobody_reads_the_log(place: Path) -> None:
+    """A run whose stderr is full, or closed by its reader, is done all the same, and exits with 0."""
+    run = [Path(sys.executable).with_name("netsieve"), "run", "first", "--dataset", "digits", "--workers", "0"]
+    run += ["--epochs", "1", "--candidates", "20"]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(run, stdout=subprocess.DEVNULL, stderr=full, cwd=place, check=False).returncode == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    again = [*run, "--candidates", "30"]
+    assert subprocess.run(again, stdout=subprocess.DEVNULL, stderr=writer, cwd=place, check=False).returncode == 0
+    os.close(writer)
