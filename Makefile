@@ -21,7 +21,7 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/end_to_end.py
 
-# A hundred thousand simulated searches with faults, about half an hour; and real processes under 250 signals.
+# A hundred thousand simulated searches with faults, a quarter of an hour; and real processes under 250 signals, eight minutes.
 simulate: .venv/installed
 	$(BIN)/python -m tests.simulator
 

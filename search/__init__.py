@@ -11,6 +11,7 @@ Read the files in the order of that flow:
     samplers.py      candidate i of a search, as a pure function of (space, seed, i)
     candidates.py    statuses, reasons, measurements and outcomes
     settings.py      what makes a search: space, sampler, seed, data and recipe; and when a run ends
+    messages.py      what is said between a run, its workers and its store: tasks, events, commands
     coordinator.py   the state machine of a run: events in, commands out
     run.py           its shell: the loop that owns the executor, the store, the clock and the signals
     cli/             the command line: the only place that imports workers AND storage

@@ -64,7 +64,7 @@ class Interruption(StrEnum):
     NOT_STARTED = "not_started"  # was queued at a worker that was lost, and did not begin
     WORKER_UNAVAILABLE = "worker_unavailable"  # the worker was lost with its node, or cannot be reached
     COORDINATOR_LOST = "coordinator_lost"  # in flight when its coordinator's lease was taken over
-    CANCELLED = "cancelled"  # in flight when its coordinator stopped
+    CANCELLED = "cancelled"  # ended by its coordinator, which stopped, left a node, or replaced its worker
 
 
 AttemptEnding = FailureReason | Interruption

@@ -8,7 +8,7 @@ Blame. What a candidate may have caused (its worker died, it timed out, memory r
 it; it gets a second try, alone at its worker, and fails with the second charge. Where it is not known
 whose fault a lost worker is, the first candidate in line is tried alone. Candidates that were in flight
 when their coordinator was lost, or in training when their worker's node was, are not charged; after
-``MOST_LOSSES`` of that they are trained last, one at a time with nothing else in flight, so that the one
+``messages.MOST_LOSSES`` of that they are trained last, one at a time with nothing else in flight, so that the one
 that takes hosts down is found (``candidates.charges_of_losses``): a coordinator that is killed by somebody
 must not look like it.
 """
@@ -19,6 +19,31 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 from search.candidates import CHARGED, MOST_CHARGES, AttemptEnding, FailureReason, Interruption, Outcome, Status
+from search.messages import (
+    Avoid,
+    Claim,
+    Claimed,
+    Command,
+    End,
+    Event,
+    Finished,
+    LeasesLost,
+    Record,
+    RecordAttempt,
+    Recorded,
+    RecordStart,
+    Release,
+    Replace,
+    Started,
+    StopAsked,
+    Submit,
+    Submitted,
+    Task,
+    Tick,
+    WorkerEvent,
+    WorkerLost,
+    WorkerReady,
+)
 from search.settings import Limits
 
 BATCH_S = 2.0  # seconds of training that a batch aims at: far above a call's cost, far below a person's patience
@@ -26,205 +51,11 @@ LARGEST_BATCH = 64  # candidates
 OPEN_BATCHES = 3  # batches a worker that are kept claimed: one in training, one queued there, one to be dispatched
 QUEUED_BATCHES = 2  # of those, at the worker
 OVERHEAD_MACS = 100_000  # what an image costs beyond its multiply-adds, as multiply-adds; calls dominate tiny networks
-MOST_LOSSES = 5  # coordinators and nodes that may be lost with a candidate before it is tried with nothing beside it
 CLAIM_AGAIN_S = 2.0  # seconds until a search is asked again for candidates that others may have given up
 PAUSE_S = 5.0  # seconds between two events that mean that the coordinator itself stood still
 MOST_FAULTS = 20  # attempts in a row that end in a fault before the run stops: the cause is not the candidates
 MOST_FAULTS_OF_A_NODE = 5  # likewise, before a node is avoided while another one works
 MOST_EXCEPTIONS_OF_A_PROCESS = 2  # in a row, before it is replaced: an error may stay in a process (CUDA's do)
-
-
-@dataclass(frozen=True)
-class Task:
-    """An open candidate that this coordinator holds, ready to be trained."""
-
-    index: int
-    layers: str  # canonical layer string
-    macs: int  # multiply-adds per image: predicts its cost
-    lease: int = 0  # epoch of the lease under which it is held: what is written for it counts only under this one
-    attempt: int = 0  # number of the attempt that is in flight, or was last
-    begun: int = 0  # trainings of it that were seen to begin
-    charges: int = 0  # attempts that it is blamed for
-    losses: int = 0  # coordinators that were lost with it in flight, and nodes with it in training
-    suspected: bool = False  # was first in line at a worker that was lost before a start was seen
-
-    @property
-    def alone(self) -> bool:
-        """Whether it must have its worker for itself."""
-        return self.charges > 0 or self.suspected
-
-    @property
-    def isolated(self) -> bool:
-        """Whether nothing else may be in flight with it."""
-        return self.losses >= MOST_LOSSES
-
-
-# ------------------------------------------------------------------ events
-
-
-@dataclass(frozen=True)
-class WorkerReady:
-    """A worker, or its replacement, can take batches."""
-
-    worker: int
-    node: str = ""  # the machine that it runs on
-
-
-@dataclass(frozen=True)
-class WorkerLost:
-    """A worker's process ended with what it had; the executor replaces it."""
-
-    worker: int
-    reason: FailureReason | None  # what its candidate is charged with; None: not the candidate's fault
-    detail: str
-
-
-@dataclass(frozen=True)
-class Started:
-    """A worker began to train a candidate."""
-
-    worker: int
-    index: int
-    attempt: int = 1  # the task's number of it: news of an earlier one is not news
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A worker ended training a candidate, in whatever way."""
-
-    worker: int
-    index: int
-    outcome: Outcome
-    attempt: int = 1
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """The answer to Claim."""
-
-    tasks: tuple[Task, ...]
-    left_to_draw: bool = False  # the target is not drawn yet
-    open_elsewhere: bool = False  # candidates are open that are not held here; they may come free
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A worker was given the batch of a Submit, once its attempts were recorded."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class LeasesLost:
-    """Another coordinator has taken these leases over: their tasks are not ours any more."""
-
-    leases: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """All commands so far are recorded; how the search, with all its coordinators, stands then."""
-
-    completed: int
-    best_accuracy: float
-    open: int  # candidates, held here or elsewhere
-    left_to_draw: bool  # the target, which may have grown, is not drawn yet
-
-
-@dataclass(frozen=True)
-class StopAsked:
-    """Someone wants the run to end: what is training is finished, nothing new begins."""
-
-    why: str
-    grace_s: float | None  # how long that may take; None: as long as it takes
-    is_fault: bool = False  # circumstances, not a wish
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time passed."""
-
-
-WorkerEvent = WorkerReady | WorkerLost | Started | Finished
-Event = WorkerEvent | Claimed | Submitted | LeasesLost | Recorded | StopAsked | Tick
-
-
-# ------------------------------------------------------------------ commands
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Claim at least ``count`` more open candidates, drawing them if need be; answer with Claimed."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class Submit:
-    """Record an attempt at each task, then queue them as a batch at a worker."""
-
-    worker: int
-    tasks: tuple[Task, ...]
-
-
-@dataclass(frozen=True)
-class Replace:
-    """Kill a worker with what it has, and start another in its place."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class Release:
-    """Kill a worker with what it has; it is not needed any more."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class Avoid:
-    """Start no more workers on a node."""
-
-    node: str
-    why: str
-
-
-@dataclass(frozen=True)
-class RecordStart:
-    """Record that an attempt began."""
-
-    task: Task
-
-
-@dataclass(frozen=True)
-class RecordAttempt:
-    """Record how an attempt ended whose candidate stays open."""
-
-    task: Task
-    ending: AttemptEnding
-    detail: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """Record a candidate's outcome, the end of its last attempt."""
-
-    task: Task
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class End:
-    """The run is over. ``why`` is None when the search is finished."""
-
-    why: str | None
-    is_fault: bool = False  # circumstances ended it
-
-
-Command = Claim | Submit | Replace | Release | Avoid | RecordStart | RecordAttempt | Record | End
-
-
-# ------------------------------------------------------------------ the machine
 
 
 @dataclass

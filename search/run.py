@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from search.candidates import AttemptEnding, Outcome
-from search.coordinator import (
+from search.coordinator import Coordinator
+from search.errors import DatabaseAway, Stopped
+from search.layer_string import format_architecture
+from search.layers import Architecture
+from search.messages import (
     Avoid,
     Claim,
     Claimed,
     Command,
-    Coordinator,
     End,
     Event,
     LeasesLost,
@@ -36,9 +39,6 @@ from search.coordinator import (
     WorkerEvent,
     WorkerLost,
 )
-from search.errors import DatabaseAway, Stopped
-from search.layer_string import format_architecture
-from search.layers import Architecture
 from search.settings import Limits
 from search.shapes import Rules, Verdict, check
 

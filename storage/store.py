@@ -18,8 +18,8 @@ from sqlalchemy import Connection, Engine, Row, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from search.candidates import AttemptEnding, Interruption, Outcome, Status
-from search.coordinator import Task
 from search.errors import DatabaseLost, SettingsError
+from search.messages import Task
 from search.run import Best, Claims, Counts, Drawn, News, Reply
 from search.settings import SearchSettings
 from storage import queries

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from search.candidates import CHARGED, AttemptEnding, FailureReason, Interruption, Outcome, Status, charges_of_losses
-from search.coordinator import Task
+from search.messages import Task
 from search.run import Best, Claims, Counts, Drawn, News, Reply
 
 LEASE_S = 60.0

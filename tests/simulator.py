@@ -31,8 +31,8 @@ from search.candidates import (
     Status,
     charges_of_losses,
 )
-from search.coordinator import MOST_LOSSES, Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.errors import DatabaseAway, Stopped
+from search.messages import MOST_LOSSES, Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.run import Claims, Counts, Drawn, News, Reply, Run, StopRequest
 from search.settings import Limits
 from search.shapes import Verdict

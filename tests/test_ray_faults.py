@@ -24,8 +24,8 @@ import pytest
 import sqlalchemy as sa
 
 from search.candidates import FailureReason, Measurement, Outcome
-from search.coordinator import Finished, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.errors import Stopped
+from search.messages import Finished, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.run import Executor, Progress, Run, StopRequest, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from search import coordinator
+from search import coordinator, messages
 from search.coordinator import Coordinator
 from search.run import Run
 from tests import simulator
@@ -51,7 +51,7 @@ BUGS: list[tuple[str, object, str, object]] = [
     ("a lost batch", Coordinator, "_give_back", forget_what_waited),
     ("lost leases are kept", Coordinator, "_forget", nothing),
     ("one charge is enough", coordinator, "MOST_CHARGES", 1),
-    ("nobody is isolated", coordinator, "MOST_LOSSES", 10**9),
+    ("nobody is isolated", messages, "MOST_LOSSES", 10**9),
     ("dead worker, waiting batch", Run, "_unqueue", nothing),
     ("the last results are left", Run, "finish", nothing),
     ("no fence", ModelStore, "record", record_without_fence),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from search.candidates import Outcome
-from search.coordinator import Finished, Started, Task, WorkerEvent, WorkerReady
+from search.messages import Finished, Started, Task, WorkerEvent, WorkerReady
 
 
 class Prepared(Protocol):

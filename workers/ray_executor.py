@@ -51,8 +51,8 @@ import ray
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 
 from search.candidates import FailureReason, Outcome, clean_detail, clean_error
-from search.coordinator import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.errors import SettingsError, Stopped
+from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from workers.executors import TrainerFactory
 
 FAILED_STARTS = 3  # in a row on one node, before it is left out: the fault is the node's, not a candidate's

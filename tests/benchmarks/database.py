@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, MetaData
 
 from search.candidates import Measurement, Outcome, RejectionReason
-from search.coordinator import Task
+from search.messages import Task
 from search.run import Drawn, News
 from search.settings import Recipe, SearchSettings
 from search.shapes import Verdict

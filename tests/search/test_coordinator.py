@@ -5,15 +5,13 @@ from dataclasses import replace
 import pytest
 
 from search.candidates import FailureReason, Interruption, Measurement, Outcome
-from search.coordinator import (
-    MOST_FAULTS,
-    MOST_FAULTS_OF_A_NODE,
+from search.coordinator import MOST_FAULTS, MOST_FAULTS_OF_A_NODE, Coordinator
+from search.messages import (
     MOST_LOSSES,
     Avoid,
     Claim,
     Claimed,
     Command,
-    Coordinator,
     End,
     Finished,
     LeasesLost,

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from search.candidates import FailureReason, Measurement, Outcome
 from search.cli import main
-from search.coordinator import Task
+from search.messages import Task
 from search.run import News, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from search.candidates import FailureReason, Interruption
-from search.coordinator import Task
+from search.messages import Task
 from search.run import News
 from search.settings import Recipe, SearchSettings
 from search.space import CLASSIC

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from search.candidates import FailureReason, Interruption, Measurement, Outcome, RejectionReason, Status
-from search.coordinator import MOST_LOSSES, Task
 from search.errors import DatabaseLost, SettingsError
 from search.layer_string import parse
+from search.messages import MOST_LOSSES, Task
 from search.run import Drawn, News, Reply, judge_with
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings

@@ -16,8 +16,8 @@ import pytest
 from ray import cloudpickle
 
 from search.candidates import FailureReason, Outcome
-from search.coordinator import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.errors import SettingsError, Stopped
+from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.run import Executor
 from workers import ray_executor
 from workers.executors import InProcessExecutor
