@@ -197,7 +197,7 @@ def test_a_signal_while_ray_starts_ends_the_run_at_once(tmp_path: Path, number: 
     time.sleep(0.3)
     children = descendants(process.pid)
     process.send_signal(number)
-    assert process.wait(timeout=5) == code
+    assert process.wait(timeout=20) == code
     wait_until_gone(children)
     assert search.log.read_text().splitlines()[-1] == "Error: interrupted"
     assert not (tmp_path / "search.db").exists()

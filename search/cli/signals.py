@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
-
+from search.cli.output import tell
 from search.run import StopRequest
 
 WANTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -81,7 +80,7 @@ def _handled_by(handler: Handler) -> Iterator[dict[signal.Signals, Any]]:
 def _end_on_signal(reader: int) -> None:
     number = os.read(reader, 1)
     if number:
-        click.echo("Error: interrupted", err=True)
+        tell("Error: interrupted")
         os._exit(exit_code(number[0]))
     os.close(reader)
 
