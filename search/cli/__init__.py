@@ -4,8 +4,10 @@ Commands import what is slow (torch, ray, sqlalchemy, numpy) inside their functi
 and questions to the database answer at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +16,7 @@ from search.cli.doctor import doctor
 from search.cli.launch import resume, run
 from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
+from search.cli.output import tell
 from search.cli.results import candidates, failures, list_searches, show, status, top
 from search.errors import NetsieveError
 
@@ -43,14 +46,23 @@ class OneLineErrors(click.Group):
         except OSError as error:  # stdout is full or broken; netsieve's own files have their own errors
             code = _complain(f"cannot write the answer: {error.strerror}", 1)
         if standalone_mode:
+            _drop_what_nobody_reads()
             sys.exit(code if isinstance(code, int) else 0)
         return code
+
+
+def _drop_what_nobody_reads() -> None:
+    """A log that is full or closed is no reason to fail: Python exits with 120 where it cannot flush stderr."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
 
 
 def _complain(message: str, code: int) -> int:
     """Print one line that any terminal can take: what was typed may hold control characters."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
-    click.echo(f"Error: {line}", err=True)
+    tell(f"Error: {line}")
     return code
 
 
