@@ -461,6 +461,7 @@ class Run:
             self._outage.failed(error, self._clock())
             if not tasks:
                 return
+            elsewhere = True  # nobody knows what was drawn meanwhile
         else:
             self._outage.over()
         self._wanted = 0

@@ -1,5 +1,7 @@
 """Database URLs: read, and shown without what must not be shown."""
 
+import re
+
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
@@ -11,7 +13,8 @@ EXAMPLE = (
 )
 ENCODING = "write @ / : % in a user or password as %40 %2F %3A %25"
 LONGEST_SHOWN = 200  # characters
-SHOWN_OPTIONS = {"host", "sslmode"}  # of those after '?'; others may be secret, or hold parts of what is
+# Of those after '?': others may be secret, or hold parts of what is.
+SHOWN_OPTION = re.compile(r"(host|sslmode)=[\w.,/-]*", re.ASCII)
 
 
 def shown(url: str) -> str:
@@ -20,13 +23,14 @@ def shown(url: str) -> str:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
         return "***" if set("@:=") & set(url) else quoted(url, LONGEST_SHOWN)
-    if _is_ambiguous(parsed, url):
+    is_file = parsed.get_backend_name() == "sqlite"
+    if _is_ambiguous(parsed, url) or (not is_file and set("@:#= ") & set(parsed.database or "")):
         return f"{parsed.drivername}://***"
     bare, _, options = url.partition("?")
     if parsed.password is not None:
         bare = parsed.set(query={}).render_as_string(hide_password=True)
     # An @ after the ? means that the ? may be the password's.
-    told = [o for o in options.split("&") if o.partition("=")[0] in SHOWN_OPTIONS and "@" not in options]
+    told = [option for option in options.split("&") if SHOWN_OPTION.fullmatch(option) and "@" not in options]
     if len(told) < len(options.split("&")):
         told.append("***")
     return quoted(bare + ("?" + "&".join(told) if options else ""), LONGEST_SHOWN)[1:-1]

@@ -53,6 +53,8 @@ class OneLineErrors(click.Group):
 
 def _drop_what_nobody_reads() -> None:
     """A log that is full or closed is no reason to fail: Python exits with 120 where it cannot flush stderr."""
+    if sys.stderr is None:  # closed before Python started
+        return
     try:
         sys.stderr.flush()
     except (OSError, ValueError):

@@ -393,3 +393,5 @@ def test_nobody_reads_the_log(place: Path) -> None:
     again = [*run, "--candidates", "30"]
     assert subprocess.run(again, stdout=subprocess.DEVNULL, stderr=writer, cwd=place, check=False).returncode == 0
     os.close(writer)
+    closed = f"{run[0]} --help 2>&- >/dev/null"
+    assert subprocess.run(["bash", "-c", closed], cwd=place, check=False).returncode == 0
