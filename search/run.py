@@ -282,11 +282,11 @@ class Outage:
         self._since, self._tries, self.cause = None, 0, None
 
     def failed(self, error: DatabaseAway, now: float) -> None:
-        """Wait twice as long as the last time, within half to one and a half of it. Raises Stopped at the limit."""
+        """Wait twice as long as last time, within half to one and a half of it. Raises DatabaseAway at the limit."""
         self.cause = str(error)
         self._since = now if self._since is None else self._since
         if now - self._since >= self._limit_s:
-            raise Stopped(f"the database was away for --db-outage-limit {self._limit_s:g} s: {error}") from error
+            raise DatabaseAway(f"the database was away for --db-outage-limit {self._limit_s:g} s: {error}") from error
         delay = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._tries, 20))
         self._tries += 1
         self._retry_at = now + delay * (0.5 + self._jitter())
@@ -353,21 +353,24 @@ class Run:
                 self._unqueue(event.worker)
             for command in self._machine.step(event, self._clock()):
                 self._do(command)
-        if self._is_due() and self._outage.may_try(self._clock()):
+        if self._end is None and self._is_due() and self._outage.may_try(self._clock()):  # at the end, finish does it
             self._write()
-        if self._wanted and self._outage.may_try(self._clock()):
+        if self._end is None and self._wanted and self._outage.may_try(self._clock()):
             self._claim()
         self._show(self._progress())
         return self._end
 
     def finish(self) -> None:
-        """Record what is not recorded yet, however long it takes within the limits. Raises Stopped."""
+        """Record what is not recorded yet, however long it takes within the limits. Raises DatabaseAway."""
         self._drop_submits(lambda _: True)
-        while self._news and not (self._outage.may_try(self._clock()) and self._write()):
+        while self._news:
             self._stops()
-            if self._stop.times >= 2 or (self._stop_by is not None and self._clock() >= self._stop_by):
+            is_late = self._stop.times >= 2 or (self._stop_by is not None and self._clock() >= self._stop_by)
+            if self._outage.cause and is_late:  # another try may wait for a lock as long as the last one
                 lost = len(self._news.outcomes)
-                raise Stopped(f"{lost} results could not be recorded: {self._outage.cause}; netsieve resume goes on")
+                raise DatabaseAway(f"{lost} results could not be recorded: {self._outage.cause}")
+            if self._outage.may_try(self._clock()) and self._write():
+                return
             self._show(self._progress())
             self._sleep(POLL_S)
 

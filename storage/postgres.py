@@ -30,7 +30,7 @@ SESSION: dict[str, Any] = {  # a dead server or network is noticed within about 
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # its warnings are of what a lost connection cuts off
 READER_LIMITS = {"lock_timeout": "30s"}
 # A coordinator that is stopped in the middle of drawing keeps others from drawing and claiming no longer than this.
-WRITER_LIMITS = READER_LIMITS | {"statement_timeout": "10min", "idle_in_transaction_session_timeout": "20s"}
+WRITER_LIMITS = {"lock_timeout": "10s", "statement_timeout": "10min", "idle_in_transaction_session_timeout": "20s"}
 
 
 @dataclass(frozen=True)

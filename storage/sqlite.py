@@ -21,7 +21,7 @@ from search.errors import DatabaseAway, DatabaseError, DatabaseLost, Stopped, qu
 from storage.schema import APPLICATION_ID
 from storage.urls import EXAMPLE
 
-PATIENCE_S = 30.0  # for another thread or process to end its transaction
+PATIENCE_S = 10.0  # for another thread or process to end its transaction; a run tries again, and hears signals between
 POLL_S = 0.01
 WAL_RESET_FIXED = (3, 51, 3)
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs", "glusterfs"}

@@ -1,10 +1,12 @@
 """Real processes, killed and interrupted: nothing recorded is lost, or done twice, and the end is the same."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -227,6 +229,26 @@ def test_a_second_coordinator_is_refused(running: tuple[Search, "subprocess.Pope
     )
     assert second.returncode == 2
     assert f"is being run by process {process.pid}" in second.stderr
+
+
+def test_a_locked_database_does_not_hold_up_a_stop_for_long(tmp_path: Path) -> None:
+    """Nothing refuses, and nothing answers: the run ends with what it had recorded, and resume goes on."""
+    search = Search(tmp_path, "--workers", "0", "--grace", "1s")
+    process = search.start()
+    search.wait_for("completed", 1)
+    with (
+        (tmp_path / "search.db-writer").open("a") as turn,
+        contextlib.closing(sqlite3.connect(tmp_path / "search.db", isolation_level=None, timeout=30)) as other,
+    ):
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        other.execute("BEGIN IMMEDIATE")
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 75
+        other.execute("ROLLBACK")
+    assert "results could not be recorded: " in search.log.read_text()
+    assert "locked by another process" in search.log.read_text()
+    assert search.ask("status", "first")["state"] == "stopped"
 
 
 def test_grace_bounds_the_wait(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from search.cli.output import columns, tell
 from search.cli.parameters import Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
-from search.errors import NetsieveError, SettingsError, Stopped
+from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped
 from search.run import Executor, Run, StopRequest, judge_with
 from search.settings import Limits, Recipe, SearchSettings, difference
 from search.space import require_something_valid
@@ -280,15 +280,17 @@ def _work(
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
     judge = judge_with(sampler, settings.space.rules)
     why: str | None = "an error in netsieve"
+    is_away = False
     try:
         with Renewal(store), Display(title) as display:
             why = Run(store, executor, judge, limits, stop, display)()
     except NetsieveError as error:
-        why = str(error)
+        why, is_away = str(error), isinstance(error, DatabaseAway)
         raise
     finally:
-        with suppress(Stopped):  # where the database is away others see it by the leases, which expire
-            store.leave(why)
+        if not is_away:  # else others see it by the leases, which expire
+            with suppress(Stopped):
+                store.leave(why)
     return why, signals
 
 
