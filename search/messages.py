@@ -80,7 +80,7 @@ class Claimed:
 
     tasks: tuple[Task, ...]
     left_to_draw: bool = False  # the target is not drawn yet
-    open_elsewhere: bool = False  # candidates are open that are not held here; they may come free
+    open_elsewhere: bool = False  # candidates may be open that are not held here; they may come free
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class Claims:
     """What a coordinator has claimed."""
 
     tasks: tuple[Task, ...]
-    open_elsewhere: bool  # candidates are open that it does not hold
+    open_elsewhere: bool  # candidates may be open that it does not hold
 
 
 @dataclass

@@ -66,7 +66,6 @@ class Display:
             self._console.print(log_line(progress), highlight=False, soft_wrap=True)
 
     def _picture(self, progress: Progress) -> Group:
-        counts = progress.counts
         heading = Table.grid(expand=True)
         heading.add_column(overflow="ellipsis", no_wrap=True)
         heading.add_column(justify="right", no_wrap=True)
@@ -77,23 +76,7 @@ class Display:
         bar = Table.grid(expand=True)
         bar.add_row(ProgressBar(total=1.0, completed=share_done(progress)))
 
-        numbers = Table.grid(padding=(0, 3))
-        cells = (
-            ("drawn", f"{counts.drawn:,} of {counts.target:,}", ""),
-            ("repeats", f"{counts.repeats:,}", "dim"),
-            ("rejected", f"{counts.rejected:,}", "yellow"),
-            ("training", f"{progress.training}", "cyan"),
-            ("done", f"{counts.completed:,}", "green"),
-            ("failed", f"{counts.failed:,}", "red" if counts.failed else "dim"),
-        )
-        numbers.add_row(*(Text(name, style="dim") for name, _, _ in cells))
-        numbers.add_row(*(Text(value, style=style) for _, value, style in cells))
-
-        lines: list[Text | Table] = [
-            heading,
-            bar,
-            numbers,
-        ]
+        lines: list[Text | Table] = [heading, bar, numbers(progress)]
         if progress.best:
             best = progress.best
             lines.append(
@@ -112,6 +95,23 @@ class Display:
         if progress.stopping:
             lines.append(Text(f"{progress.stopping}: finishing what is in training", style="yellow"))
         return Group(*lines)
+
+
+def numbers(progress: Progress) -> Table:
+    """How the search stands, a column a number."""
+    counts = progress.counts
+    table = Table.grid(padding=(0, 3))
+    cells = (
+        ("drawn", f"{counts.drawn:,} of {counts.target:,}", ""),
+        ("repeats", f"{counts.repeats:,}", "dim"),
+        ("rejected", f"{counts.rejected:,}", "yellow"),
+        ("training", f"{progress.training}", "cyan"),
+        ("done", f"{counts.completed:,}", "green"),
+        ("failed", f"{counts.failed:,}", "red" if counts.failed else "dim"),
+    )
+    table.add_row(*(Text(name, style="dim") for name, _, _ in cells))
+    table.add_row(*(Text(value, style=style) for _, value, style in cells))
+    return table
 
 
 def log_line(progress: Progress) -> str:
