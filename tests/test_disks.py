@@ -165,3 +165,15 @@ def test_a_folder_of_rays_with_a_long_name_stops_the_run(tmp_path: Path) -> None
     asked = run([NETSIEVE, "doctor", "--db", url], RAY_TMPDIR=str(folder))
     assert asked.returncode == 1
     assert "so Ray cannot start: set RAY_TMPDIR" in " ".join(asked.stdout.split())
+
+
+@pytest.mark.ray
+def test_a_folder_of_rays_that_cannot_be_made_stops_the_run(tmp_path: Path) -> None:
+    """The cause is Ray's, in one line; where it is looked for makes no second error."""
+    (tmp_path / "file").write_text("")
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    folder = str(tmp_path / "file" / "ray")
+    went = run([NETSIEVE, "run", "first", "--db", url, *RECIPE, "--candidates", "40"], RAY_TMPDIR=folder)
+    assert went.returncode == 75, went.stderr
+    assert went.stderr.splitlines()[-1].startswith("Error: Ray does not start (NotADirectoryError: ")
+    assert f"{folder}, where Ray keeps its logs: Not a directory; set RAY_TMPDIR" in went.stderr

@@ -65,7 +65,7 @@ DOUBT_S = 1.0  # from a worker's end to the decision who is to blame: does its n
 DRAIN_S = 0.05  # that one poll goes on hearing what is ready
 GET_S = 30.0  # for a reply that is already there
 NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
-LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs; a small session writes that much
+LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs: with less, that may be why Ray fails
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
 
 
@@ -124,7 +124,10 @@ def temp_dir() -> Path:
 
 def _no_room() -> str:
     """What to do about a full disk, if that may be why Ray fails: it does not say so itself."""
-    free = shutil.disk_usage(temp_dir()).free
+    try:
+        free = shutil.disk_usage(temp_dir()).free
+    except OSError as error:
+        return f"; {temp_dir()}, where Ray keeps its logs: {error.strerror}; set RAY_TMPDIR"
     if free >= LITTLE_ROOM_BYTES:
         return ""
     return f"; {temp_dir()}, where Ray keeps its logs, has {free / 2**20:.1f} MiB left: make room, or set RAY_TMPDIR"
