@@ -6,6 +6,7 @@ parameter counts equal PyTorch's, but for two rules that PyTorch does not know:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.candidates import RejectionReason
@@ -73,6 +74,16 @@ def check(architecture: Architecture, rules: Rules) -> Verdict:
     if excess:
         return Verdict(tuple(shapes), RejectionReason.OVER_BUDGET, None, excess)
     return Verdict(tuple(shapes), parameters=parameters, macs=macs)
+
+
+def costs(architecture: Architecture, shapes: Sequence[Shape], classes: int) -> list[tuple[int, int]]:
+    """(parameters, multiply-adds per image) of each layer of a valid architecture, the classifier's last.
+
+    ``shapes`` is its shape trace: the input's, then one after each layer.
+    """
+    features = shapes[-1].elements
+    layers = [(layer.parameters(s), layer.macs(s)) for layer, s in zip(architecture, shapes[:-1], strict=True)]
+    return [*layers, (features * classes + classes, features * classes)]
 
 
 def step(layer: Layer, shape: Shape, rules: Rules) -> Shape:

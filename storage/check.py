@@ -25,6 +25,7 @@ from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, co
 CHUNK = 1_024  # indices that are drawn at once
 SHOWN = 400  # characters of a layer string
 
+Kind = tuple[str, str, int]  # a tally's status, reason and layer
 Judge = Callable[[int, int], Sequence[Drawn]]
 
 
@@ -52,7 +53,8 @@ def check_search(connection: Connection, search_id: int, recipe: Recipe, judge: 
     """Compare a search with what its seed must give, as ``judge`` draws and checks it."""
     row = connection.execute(sa.select(search).where(search.c.id == search_id)).one()
     report = Report(drawn=row.drawn)
-    counted: Counter[tuple[str, str, int]] = Counter()
+    counted: Counter[Kind] = Counter()
+    firsts: dict[Kind, int] = {}
     for start in range(0, row.drawn, CHUNK):
         stop = min(start + CHUNK, row.drawn)
         stored = {
@@ -64,12 +66,16 @@ def check_search(connection: Connection, search_id: int, recipe: Recipe, judge: 
             )
         }
         report.distinct += len(stored)
-        counted.update((r.status, r.reason or "", NO_LAYER if r.layer is None else r.layer) for r in stored.values())
+        for found in stored.values():
+            kind = (found.status, found.reason or "", NO_LAYER if found.layer is None else found.layer)
+            counted[kind] += 1
+            if found.reason:
+                firsts[kind] = min(found.draw_index, firsts.get(kind, found.draw_index))
         report.wrong += _drawing(connection, search_id, judge(start, stop), stored)
         for found in stored.values():
             report.wrong += [f"candidate {found.draw_index}: {what}" for what in _contradictions(found, recipe)]
     report.repeats = report.drawn - report.distinct
-    report.wrong += _numbers(connection, row, counted)
+    report.wrong += _numbers(connection, row, counted, firsts)
     report.wrong += _leases(connection, row)
     report.wrong += _attempts(connection, search_id)
     return report
@@ -145,8 +151,10 @@ def _contradictions(row: Row[Any], recipe: Recipe) -> Iterator[str]:
             pass
 
 
-def _numbers(connection: Connection, row: Row[Any], counted: Counter[tuple[str, str, int]]) -> Iterator[str]:
-    """The tallies are what counting the rows gives, and no row is where none was drawn."""
+def _numbers(
+    connection: Connection, row: Row[Any], counted: Counter[Kind], firsts: Mapping[Kind, int]
+) -> Iterator[str]:
+    """The tallies and their examples are what the rows give, and no row is where none was drawn."""
     if row.drawn > row.target:
         yield f"{row.drawn} candidates are drawn of {row.target}"
     beyond = connection.scalar(
@@ -156,9 +164,13 @@ def _numbers(connection: Connection, row: Row[Any], counted: Counter[tuple[str, 
     )
     if beyond:
         yield f"{beyond} candidates have an index that was not drawn"
-    tallies: Counter[tuple[str, str, int]] = Counter()
+    tallies: Counter[Kind] = Counter()
     for found in connection.execute(sa.select(tally).where(tally.c.search_id == row.id, tally.c.candidates != 0)):
-        tallies[found.status, found.reason, found.layer] = found.candidates
+        kind = (found.status, found.reason, found.layer)
+        tallies[kind] = found.candidates
+        if found.first_index != firsts.get(kind):
+            first = firsts.get(kind)
+            yield f"the example of {found.status} {found.reason} is {found.first_index}, the first is {first}"
     for key in sorted(tallies.keys() | counted.keys()):
         if tallies[key] != counted[key]:
             status, reason, layer = key

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, Row
 from search.candidates import FailureReason, Status
 from storage import queries
 from storage.faults import translated
-from storage.schema import NO_LAYER, attempt, candidate, coordinator, lease, search, tally
+from storage.schema import NO_LAYER, attempt, candidate, coordinator, lease, listed, search, tally
 from storage.store import count_changes
 
 
@@ -35,7 +35,9 @@ def reopen(engine: Engine, search_id: int, reasons: Collection[FailureReason]) -
         opened = {reason: _reopen(connection, search_id, reason) for reason in sorted(reasons)}
         changes = {(Status.FAILED.value, reason.value, NO_LAYER): -count for reason, count in opened.items() if count}
         changes[Status.OPEN.value, "", NO_LAYER] = sum(opened.values())
-        count_changes(connection, search_id, changes)
+        count_changes(connection, search_id, changes, {})
+        which = tally.c.search_id == search_id, tally.c.reason.in_(opened), tally.c.status == Status.FAILED
+        connection.execute(tally.update().where(*which).values(first_index=None))
         return sum(opened.values())
 
 
@@ -59,6 +61,6 @@ def delete(engine: Engine, search_id: int) -> None:
     with translated(), engine.begin() as connection:
         connection.execute(sa.select(search.c.id).where(search.c.id == search_id).with_for_update())
         queries.require_room(connection, search_id)
-        for table in (attempt, lease, candidate, tally, coordinator):
+        for table in (attempt, lease, candidate, tally, listed, coordinator):
             connection.execute(table.delete().where(table.c.search_id == search_id))
         connection.execute(search.delete().where(search.c.id == search_id))

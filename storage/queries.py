@@ -85,6 +85,8 @@ class CandidateDetails:
     candidate: CandidateRow
     detail: str | None
     curve: tuple[tuple[float, float, float], ...]  # (train loss, validation loss, validation accuracy) an epoch
+    test_loss: float | None  # on the dataset's test images, where the search asks for it
+    test_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,23 @@ class FailureCount:
     """How many candidates were rejected or failed for a reason at a layer."""
 
     status: Status
-    reason: str
+    reason: str | None  # None: of any reason, where they are grouped by layer
     layer: int | None
     candidates: int
+    example: int  # index of the first one
+    example_layers: str
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """An attempt at a candidate that is in flight, or went wrong; one that completed leaves no row."""
+
+    number: int  # from 1
+    host: str  # of the coordinator that dispatched it
+    dispatched_at: datetime
+    ended_at: datetime | None
+    ending: str | None  # FailureReason or Interruption; None: in flight
+    detail: str | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,9 @@ class Standing:
 
 
 _COLUMNS = [candidate.c.draw_index, *(candidate.c[name] for name in list(CandidateRow.__annotations__)[1:])]
+
+
+_DETAILS = ("detail", "curve", "test_loss", "test_accuracy")
 
 
 def find(connection: Connection, name: str) -> SearchRow | None:
@@ -290,17 +309,36 @@ def candidates(connection: Connection, search_id: int, limit: int | None) -> Ite
         yield _candidate(row)
 
 
-def failures(connection: Connection, search_id: int) -> list[FailureCount]:
-    """Rejections and failures by reason and layer, most frequent first."""
+class By(StrEnum):
+    """How rejections and failures are grouped."""
+
+    BOTH = "both"  # reason and layer
+    REASON = "reason"
+    LAYER = "layer"
+
+
+def failures(connection: Connection, search_id: int, by: By = By.BOTH) -> list[FailureCount]:
+    """Rejections and failures by reason and layer, or one of the two, most frequent first; an example of each."""
     rows = connection.execute(
-        sa.select(tally)
-        .where(tally.c.search_id == search_id, tally.c.reason != "", tally.c.candidates > 0)
-        .order_by(tally.c.candidates.desc(), tally.c.status, tally.c.reason, tally.c.layer)
+        sa.select(tally).where(tally.c.search_id == search_id, tally.c.reason != "", tally.c.candidates > 0)
     )
-    return [
-        FailureCount(Status(row.status), row.reason, None if row.layer == NO_LAYER else row.layer, row.candidates)
-        for row in rows
-    ]
+    groups: dict[tuple[Status, str | None, int | None], tuple[int, int]] = {}
+    for row in rows:
+        layer = None if row.layer == NO_LAYER or by is By.REASON else row.layer
+        group = (Status(row.status), None if by is By.LAYER else row.reason, layer)
+        number, first = groups.get(group, (0, row.first_index))
+        groups[group] = (number + row.candidates, min(first, row.first_index))
+    examples = _layers_of(connection, search_id, [first for _, first in groups.values()])
+    found = [FailureCount(*group, number, first, examples[first]) for group, (number, first) in groups.items()]
+    return sorted(found, key=lambda row: (-row.candidates, row.status, row.reason or "", row.layer or 0))
+
+
+def _layers_of(connection: Connection, search_id: int, indices: Sequence[int]) -> dict[int, str]:
+    """The layer strings of candidates."""
+    query = sa.select(candidate.c.draw_index, candidate.c.layers).where(
+        candidate.c.search_id == search_id, one_of(connection, candidate.c.draw_index, indices)
+    )
+    return {row.draw_index: row.layers for row in connection.execute(query)} if indices else {}
 
 
 def details(connection: Connection, search_id: int, index: int) -> CandidateDetails | None:
@@ -315,12 +353,24 @@ def details_of(connection: Connection, search_id: int, layers: str) -> Candidate
 
 def _details(connection: Connection, search_id: int, where: sa.ColumnElement[bool]) -> CandidateDetails | None:
     row = connection.execute(
-        sa.select(*_COLUMNS, candidate.c.detail, candidate.c.curve).where(candidate.c.search_id == search_id, where)
+        sa.select(*_COLUMNS, *(candidate.c[name] for name in _DETAILS)).where(candidate.c.search_id == search_id, where)
     ).one_or_none()
     if row is None:
         return None
-    *values, detail, curve = row
-    return CandidateDetails(_candidate(values), detail, tuple((a, b, c) for a, b, c in curve or ()))
+    values, (detail, curve, *test) = row[: len(_COLUMNS)], row[len(_COLUMNS) :]
+    return CandidateDetails(_candidate(values), detail, tuple((a, b, c) for a, b, c in curve or ()), *test)
+
+
+def attempts(connection: Connection, search_id: int, index: int) -> list[AttemptRow]:
+    """The attempts at a candidate that are in flight or went wrong, in order."""
+    columns = (attempt.c[name] for name in ("dispatched_at", "ended_at", "ending", "detail"))
+    rows = connection.execute(
+        sa.select(attempt.c.number, coordinator.c.host, *columns)
+        .join(coordinator, attempt.c.coordinator_id == coordinator.c.id)
+        .where(attempt.c.search_id == search_id, attempt.c.draw_index == index)
+        .order_by(attempt.c.number)
+    )
+    return [AttemptRow(*row) for row in rows]
 
 
 def _candidate(row: Any) -> CandidateRow:

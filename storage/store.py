@@ -21,7 +21,7 @@ from search.candidates import AttemptEnding, Interruption, Outcome, Status
 from search.errors import DatabaseLost, SettingsError
 from search.messages import Task
 from search.run import Best, Claims, Counts, Drawn, News, Reply
-from search.settings import SearchSettings
+from search.settings import LARGEST_INTEGER, SearchSettings
 from storage import queries
 from storage.faults import translated
 from storage.processes import this_process
@@ -30,6 +30,7 @@ from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, co
 LEASE_S = 60.0  # seconds that a coordinator may be silent before others take its candidates over
 
 Change = tuple[str, str, int]  # a tally's status, reason and layer
+Firsts = dict[Change, int]  # the first candidate of those that a change counts
 
 
 class SqlStore:
@@ -88,7 +89,8 @@ class SqlStore:
                 del first[digest]
             rows = [self._row(digest, drawn) for digest, drawn in first.items()]
             insert_candidates(connection, rows)
-            count_changes(connection, self._search_id, Counter(map(_tally_of, rows)))
+            firsts = _firsts((_tally_of(row), row["draw_index"]) for row in rows)
+            count_changes(connection, self._search_id, Counter(map(_tally_of, rows)), firsts)
             self._update_search(connection, drawn=stop)
             return int(row.target - stop)
 
@@ -299,9 +301,10 @@ class SqlStore:
                 for task, outcome in ended.items()
             ],
         )
-        changes = Counter((outcome.status.value, str(outcome.reason or ""), NO_LAYER) for outcome in ended.values())
+        kinds = {task: (o.status.value, str(o.reason or ""), NO_LAYER) for task, o in ended.items()}
+        changes = Counter(kinds.values())
         changes[Status.OPEN.value, "", NO_LAYER] -= len(ended)
-        count_changes(connection, self._search_id, changes)
+        count_changes(connection, self._search_id, changes, _firsts((kind, task.index) for task, kind in kinds.items()))
         completed = [self._attempt_key(task) for task, outcome in ended.items() if outcome.reason is None]
         if completed:
             connection.execute(attempt.delete().where(_this_attempt()), completed)
@@ -456,18 +459,41 @@ def insert_candidates(connection: Connection, rows: Sequence[dict[str, Any]]) ->
         ) from error
 
 
-def count_changes(connection: Connection, search_id: int, changes: Mapping[Change, int]) -> None:
-    """Add to the tallies, in the same order everywhere, so that two transactions never wait for each other."""
+def count_changes(
+    connection: Connection, search_id: int, changes: Mapping[Change, int], firsts: Mapping[Change, int]
+) -> None:
+    """Add to the tallies, in the same order everywhere, so that two transactions never wait for each other.
+
+    ``firsts`` are the first candidates of what is counted; the tally keeps the least.
+    """
     for (status, reason, layer), change in sorted(changes.items()):
         row = insert(connection, tally).values(
-            search_id=search_id, status=status, reason=reason, layer=layer, candidates=change
+            search_id=search_id,
+            status=status,
+            reason=reason,
+            layer=layer,
+            candidates=change,
+            first_index=firsts.get((status, reason, layer)),
         )
+        is_earlier = row.excluded.first_index < sa.func.coalesce(tally.c.first_index, LARGEST_INTEGER)
         connection.execute(
             row.on_conflict_do_update(
                 index_elements=list(tally.primary_key),
-                set_={"candidates": tally.c.candidates + row.excluded.candidates},
+                set_={
+                    "candidates": tally.c.candidates + row.excluded.candidates,
+                    "first_index": sa.case((is_earlier, row.excluded.first_index), else_=tally.c.first_index),
+                },
             )
         )
+
+
+def _firsts(counted: Iterable[tuple[Change, int]]) -> Firsts:
+    """The least index of each kind that has a reason."""
+    firsts: Firsts = {}
+    for kind, index in counted:
+        if kind[1]:
+            firsts[kind] = min(index, firsts.get(kind, index))
+    return firsts
 
 
 def _tally_of(row: Mapping[str, Any]) -> Change:

@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 import click
 
 from search.layer_string import parse
-from search.layers import format_layer
+from search.layers import Shape, format_layer
+from search.shapes import costs
 
 FORMATS = ("table", "json", "jsonl", "csv")
 PEOPLE_READ = 20  # rows of a table
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 Record = dict[str, Any]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -98,14 +100,29 @@ def columns(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[st
         yield line if edge is None or len(line) <= edge else line[: edge - 1] + "…"
 
 
-def layer_table(layers: str, shapes: Sequence[Sequence[int]]) -> Iterator[str]:
-    """A layer string, a layer a line, with the shape after each; '-' from a failing layer on."""
+def layer_table(layers: str, shapes: Sequence[Sequence[int]], classes: int | None = None) -> Iterator[str]:
+    """A layer string, a layer a line, with the shape after each; '-' from a failing layer on.
+
+    With ``classes``, of a valid string, also what each layer costs, and the classifier.
+    """
     texts = ["x".join(map(str, shape)) for shape in shapes]
-    rows = [("", "input", texts[0])]
+    rows: list[tuple[Any, ...]] = [("", "input", texts[0])]
     for position, layer in enumerate(parse(layers)):
         after = texts[position + 1] if position + 1 < len(texts) else "-"
         rows.append((str(position), format_layer(layer), after))
-    yield from columns(("", "layer", "output"), rows)
+    if classes is None:
+        yield from columns(("", "layer", "output"), rows)
+        return
+    rows.append(("", "classifier (flatten, linear)", str(classes)))
+    each = costs(parse(layers), [Shape(*shape) for shape in shapes], classes)
+    rows = [(*row, *cost) for row, cost in zip(rows, [(None, None), *each], strict=True)]
+    yield from columns(("", "layer", "output", "parameters", "multiply-adds"), rows)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve in one word: a block a value, from the lowest to the highest."""
+    low, high = min(values), max(values)
+    return "".join(BLOCKS[round((value - low) / ((high - low) or 1) * (len(BLOCKS) - 1))] for value in values)
 
 
 def cell(value: Any) -> str:

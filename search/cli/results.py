@@ -1,10 +1,13 @@
 """Commands that ask the database: list, status, top, candidates, failures, show."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from search.cli.output import (
     PEOPLE_READ,
@@ -16,16 +19,18 @@ from search.cli.output import (
     layer_table,
     print_many,
     print_one,
+    sparkline,
 )
 from search.cli.parameters import COUNT, INDEX, database_option, name_argument
 from search.errors import InvalidInput
 from search.layer_string import parse
-from search.shapes import check
+from search.shapes import check, costs
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from storage.queries import CandidateDetails, SearchRow
+    from storage.queries import AttemptRow, CandidateDetails, SearchRow
+    from storage.selection import Selection
 
 
 @contextmanager
@@ -141,46 +146,93 @@ def ranking_table(records: Iterator[Record]) -> Iterator[str]:
 
 @click.command()
 @name_argument()
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="FIELD OPERATOR VALUE, such as 'val_accuracy>=0.97', 'layers~maxpool' or 'reason=none'; all of several.",
+)
+@click.option("--sort", metavar="FIELD,...", help="A '-' before a field: descending. Missing values come last.")
+@click.option("--columns", "fields", metavar="FIELD,...", help="What to print of each, in this order.")
 @click.option("--limit", type=COUNT, help="The first so many.")
 @database_option()
 @format_option()
-def candidates(name: str, limit: int | None, url: str, style: str) -> None:
-    """List the candidates of the search NAME, in the order in which they were drawn."""
+def candidates(
+    name: str, where: tuple[str, ...], sort: str | None, fields: str | None, limit: int | None, url: str, style: str
+) -> None:
+    """List the candidates of the search NAME, in the order in which they were drawn unless told otherwise."""
     from storage import queries
+    from storage.selection import KEYS, parse_columns, select
 
+    asked = parse_columns(fields) if fields else KEYS if style != "table" else TABLE_KEYS
+    chosen = selection(where, sort, asked, limit)
+    if style == "table":
+        chosen = replace(chosen, limit=min(limit or PEOPLE_READ, PEOPLE_READ) + 1)
     with reading(url) as connection:
         search = queries.require(connection, name)
-        shown = min(limit or PEOPLE_READ, PEOPLE_READ) if style == "table" else limit
-        rows = queries.candidates(connection, search.id, shown)
-        print_many(style, map(as_record, rows), _candidates_table)
+        rows = select(connection, search.id, chosen)
+        records = (dict(zip(asked, row, strict=True)) for row in rows)
+        if style != "table":
+            print_many(style, records, _table)
+            return
+        found = list(records)
         distinct = queries.counts(connection, search.id).distinct
-    if style == "table" and shown is not None and min(distinct, limit or distinct) > shown:
-        click.echo(f"{shown} of {distinct:,}; --format csv, json or jsonl gives all", err=True)
+    shown = found[: chosen.limit - 1] if chosen.limit else found
+    print_many(style, shown, _table)
+    if len(found) > len(shown) and len(shown) == PEOPLE_READ and limit != PEOPLE_READ:
+        of = f"of {distinct:,}" if not where else "and there are more"
+        click.echo(f"{len(shown)} {of}; --format csv, json or jsonl gives all", err=True)
 
 
-def _candidates_table(records: Iterator[Record]) -> Iterator[str]:
-    keys = ("index", "status", "reason", "layer", "val_accuracy", "val_loss", "parameters", "layers")
-    yield from columns(keys, [[record[key] for key in keys] for record in records])
+TABLE_KEYS = ("index", "status", "reason", "layer", "val_accuracy", "val_loss", "parameters", "layers")
+
+
+def selection(
+    where: tuple[str, ...], sort: str | None, fields: tuple[str, ...], limit: int | None = None
+) -> "Selection":
+    """The selection that options write. Raises SettingsError."""
+    from storage.selection import Condition, Order, Selection
+
+    conditions = tuple(map(Condition.parse, where))
+    return Selection(conditions, tuple(Order.parse(sort)) if sort else (), fields, limit)
+
+
+def _table(records: Iterator[Record]) -> Iterator[str]:
+    """Records for people, under their keys."""
+    found = list(records)
+    if found:
+        yield from columns(list(found[0]), [list(record.values()) for record in found])
 
 
 @click.command()
 @name_argument()
+@click.option(
+    "--by",
+    type=click.Choice(["both", "reason", "layer"]),
+    default="both",
+    show_default=True,
+    help="Group by reason and layer, or by one of the two.",
+)
 @database_option()
 @format_option()
-def failures(name: str, url: str, style: str) -> None:
-    """Count the rejections and failures of the search NAME, by reason and layer."""
+def failures(name: str, by: str, url: str, style: str) -> None:
+    """Count the rejections and failures of the search NAME, by reason and layer, with an example of each."""
     from storage import queries
 
     with reading(url) as connection:
         search = queries.require(connection, name)
-        rows = queries.failures(connection, search.id)
+        rows = queries.failures(connection, search.id, queries.By(by))
 
     def table(records: Iterator[Record]) -> Iterator[str]:
         total = sum(row.candidates for row in rows)
         yield from columns(
-            ("status", "reason", "layer", "candidates", "share"),
-            [[*record.values(), f"{record['candidates'] / total:.1%}"] for record in records],
-        )
+            ("status", "reason", "layer", "candidates", "share", "example", "layers"),
+            [
+                [r["status"], r["reason"], r["layer"], r["candidates"], f"{r['candidates'] / total:.1%}",
+                 r["example"], r["example_layers"]]
+                for r in records
+            ],
+        )  # fmt: skip
 
     print_many(style, map(as_record, rows), table)
 
@@ -190,27 +242,61 @@ def failures(name: str, url: str, style: str) -> None:
 @click.argument("index", type=INDEX)
 @database_option()
 @format_option()
-def show(name: str, index: int, url: str, style: str) -> None:
-    """Show the candidate of the search NAME that was drawn at INDEX: layers, shapes, losses."""
+@click.pass_context
+def show(ctx: click.Context, name: str, index: int, url: str, style: str) -> None:
+    """Show the candidate of the search NAME that was drawn at INDEX: layers, shapes, costs, losses, attempts."""
     from storage import queries
 
     with reading(url) as connection:
         search = queries.require(connection, name)
-        found = queries.details(connection, search.id, index)
-        if found is None:
-            found = _first_drawn(connection, search, index)
-    verdict = check(parse(found.candidate.layers), search.settings.space.rules)
+        found = candidate_at(connection, search, index)
+        attempts = queries.attempts(connection, search.id, found.candidate.index)
+    rules = search.settings.space.rules
+    architecture = parse(found.candidate.layers)
+    verdict = check(architecture, rules)
     measurements = [
         {"epoch": epoch, "train_loss": train_loss, "val_loss": val_loss, "val_accuracy": val_accuracy}
         for epoch, (train_loss, val_loss, val_accuracy) in enumerate(found.curve, 1)
     ]
+    each = costs(architecture, verdict.shapes, rules.classes) if verdict.valid else []
+    command = ["netsieve", "retrain", name, str(found.candidate.index)]
+    if ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        command += ["--db", shown_url(url)]
     record = {
         **as_record(found.candidate),
         "detail": found.detail,
         "shapes": [list(shape) for shape in verdict.shapes],
         "measurements": measurements,
+        "test_loss": found.test_loss,
+        "test_accuracy": found.test_accuracy,
+        "layer_costs": [{"parameters": parameters, "macs": macs} for parameters, macs in each],
+        "attempts_in_flight_or_failed": [_attempt(row) for row in attempts],
+        "retrain": shlex.join(command) if verdict.valid else None,
     }
-    print_one(style, record, lambda: "\n".join(_details_table(record, index)))
+    print_one(style, record, lambda: "\n".join(_details_table(record, index, rules.classes)))
+
+
+def _attempt(row: "AttemptRow") -> Record:
+    """An attempt, its moments as text."""
+    record = as_record(row)
+    moments = {
+        key: value.isoformat(timespec="seconds") for key, value in record.items() if key.endswith("_at") and value
+    }
+    return {**record, **moments}
+
+
+def shown_url(url: str) -> str:
+    """A URL that can be printed and, but for a masked password, typed."""
+    from storage.engine import shown
+
+    return url if url.startswith("sqlite:") else shown(url)
+
+
+def candidate_at(connection: "Connection", search: "SearchRow", index: int) -> "CandidateDetails":
+    """The candidate that was drawn at an index, also where that repeated one. Raises InvalidInput: not drawn."""
+    from storage import queries
+
+    return queries.details(connection, search.id, index) or _first_drawn(connection, search, index)
 
 
 def _first_drawn(connection: "Connection", search: "SearchRow", index: int) -> "CandidateDetails":
@@ -232,7 +318,7 @@ def _first_drawn(connection: "Connection", search: "SearchRow", index: int) -> "
     return found
 
 
-def _details_table(record: Record, asked: int) -> Iterator[str]:
+def _details_table(record: Record, asked: int, classes: int) -> Iterator[str]:
     if record["index"] != asked:
         yield f"index {asked} drew the architecture of index {record['index']} again; it was not trained twice"
     why = f": {record['reason']}" if record["reason"] else ""
@@ -245,9 +331,28 @@ def _details_table(record: Record, asked: int) -> Iterator[str]:
     if record["seconds"] is not None:
         yield f"{record['seconds']:.1f} s in training, attempts: {record['attempts']}"
     yield ""
-    yield from layer_table(record["layers"], record["shapes"])
-    if record["measurements"]:
+    yield from layer_table(record["layers"], record["shapes"], classes if record["layer_costs"] else None)
+    yield from _curve_table(record)
+    if record["attempts_in_flight_or_failed"]:
         yield ""
-        yield from columns(list(record["measurements"][0]), [list(m.values()) for m in record["measurements"]])
+        rows = [list(attempt.values()) for attempt in record["attempts_in_flight_or_failed"]]
+        yield from columns(("attempt", "host", "dispatched", "ended", "ending", "detail"), rows)
     yield ""
     yield record["layers"]
+    if record["retrain"]:
+        yield f"train it again: {record['retrain']}"
+
+
+def _curve_table(record: Record) -> Iterator[str]:
+    measurements = record["measurements"]
+    if not measurements:
+        return
+    yield ""
+    yield from columns(list(measurements[0]), [list(m.values()) for m in measurements])
+    if len(measurements) > 1:
+        yield ""
+        for key in ("train_loss", "val_loss", "val_accuracy"):
+            values = [m[key] for m in measurements]
+            yield f"{key:<12}  {sparkline(values)}  {cell(values[0])} to {cell(values[-1])}"
+    if record["test_accuracy"] is not None:
+        yield f"on the test images: accuracy {cell(record['test_accuracy'])}, loss {cell(record['test_loss'])}"

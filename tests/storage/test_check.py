@@ -98,6 +98,10 @@ FAULTS: dict[str, tuple[list[sa.Executable], str]] = {
         [tally.insert().values(search_id=1, status="failed", reason="exception", layer=-1, candidates=3)],
         "the tally of failed exception is 3, there are 0",
     ),
+    "a wrong example": (
+        [tally.update().where(tally.c.status == "rejected").values(first_index=1_499)],
+        "the example of rejected",
+    ),
     "more drawn than asked": ([search.update().values(target=100)], "1500 candidates are drawn of 100"),
     "an index beyond": (
         [VALUES(draw_index=1_999).where(of("open", 20))],

@@ -214,7 +214,14 @@ def test_tallies_agree_with_the_rows(engine: Engine, store: SqlStore) -> None:
     with engine.connect() as connection:
         for failure in queries.failures(connection, 1):
             key = (failure.status, failure.reason, failure.layer)
-            assert failure.candidates == sum((row.status, row.reason, row.layer) == key for row in found)
+            these = [row for row in found if (row.status, row.reason, row.layer) == key]
+            assert failure.candidates == len(these)
+            assert (failure.example, failure.example_layers) == (these[0].index, these[0].layers)
+        for by, name in ((queries.By.REASON, "reason"), (queries.By.LAYER, "layer")):
+            for failure in queries.failures(connection, 1, by):
+                group = (failure.status, getattr(failure, name))
+                these = [row for row in found if (row.status, getattr(row, name)) == group]
+                assert (failure.candidates, failure.example) == (len(these), these[0].index)
 
 
 def test_a_rejection_without_a_layer_is_counted(engine: Engine, store: SqlStore) -> None:
@@ -223,7 +230,7 @@ def test_a_rejection_without_a_layer_is_counted(engine: Engine, store: SqlStore)
     store.extend(1, lambda start, _stop: [Drawn(start, REJECTED, verdict)])
     with engine.connect() as connection:
         assert queries.failures(connection, 1) == [
-            queries.FailureCount(Status.REJECTED, RejectionReason.OVER_BUDGET, None, 1)
+            queries.FailureCount(Status.REJECTED, RejectionReason.OVER_BUDGET, None, 1, 0, REJECTED)
         ]
 
 

@@ -24,9 +24,12 @@ CANDIDATE_KEYS = [
     "index", "layers", "status", "reason", "layer", "parameters", "macs",
     "train_loss", "val_loss", "val_accuracy", "epochs", "seconds", "attempts",
 ]  # fmt: skip
-SHOW_KEYS = [*CANDIDATE_KEYS, "detail", "shapes", "measurements"]
+SHOW_KEYS = [
+    *CANDIDATE_KEYS, "detail", "shapes", "measurements", "test_loss", "test_accuracy", "layer_costs",
+    "attempts_in_flight_or_failed", "retrain",
+]  # fmt: skip
 LIST_KEYS = ["name", "state", "target", "drawn", "completed", "dataset", "space", "created"]
-FAILURE_KEYS = ["status", "reason", "layer", "candidates"]
+FAILURE_KEYS = ["status", "reason", "layer", "candidates", "example", "example_layers"]
 QUESTIONS = {
     ("list",): LIST_KEYS,
     ("status", "first"): STATUS_KEYS,
@@ -215,11 +218,24 @@ def test_failures_count_the_rows(ask: Ask) -> None:
     assert [row["candidates"] for row in found] == sorted((row["candidates"] for row in found), reverse=True)
 
 
-def test_failures_table_has_shares(cli: Cli, searched: Path) -> None:
-    """The table adds each row's share; the shares add up to all."""
+def test_failures_table_has_shares_and_examples(cli: Cli, ask: Ask, searched: Path) -> None:
+    """The table adds each row's share, which add up to all, and ends with the example's string."""
     lines = cli("failures", "first", "--db", f"sqlite:///{searched}").stdout.splitlines()
-    assert lines[0].split() == ["status", "reason", "layer", "candidates", "share"]
-    assert sum(float(line.split()[-1].rstrip("%")) for line in lines[1:]) == pytest.approx(100, abs=0.05 * len(lines))
+    assert lines[0].split() == ["status", "reason", "layer", "candidates", "share", "example", "layers"]
+    shares = [float(line.split()[-3].rstrip("%")) for line in lines[1:]]
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(lines))
+    assert [line.split()[-1] for line in lines[1:]] == [row["example_layers"] for row in ask("failures", "first")]
+
+
+def test_an_example_is_the_first_of_its_kind(ask: Ask) -> None:
+    """By reason and layer, and by one of the two."""
+    rows = ask("candidates", "second")
+    for by, names in (("both", ("reason", "layer")), ("reason", ("reason",)), ("layer", ("layer",))):
+        found = ask("failures", "second", "--by", by)
+        assert sum(row["candidates"] for row in found) == sum(row["reason"] is not None for row in rows)
+        for row in found:
+            same = [r for r in rows if r["reason"] and all(r[name] == row[name] for name in names)]
+            assert (row["example"], row["example_layers"]) == (same[0]["index"], same[0]["layers"])
 
 
 # ------------------------------------------------------------------ show
@@ -309,3 +325,61 @@ def test_the_environment_names_the_database(cli: Cli, searched: Path) -> None:
     )
     assert json.loads(done.stdout)["index"] == 0
     assert done.stderr == ""
+
+
+def test_show_says_what_each_layer_costs(ask: Ask, cli: Cli, searched: Path) -> None:
+    """Parameters and multiply-adds a layer, the classifier's last; they add up to the candidate's."""
+    best = ask("top", "first", "-n", 1)[0]
+    shown = ask("show", "first", best["index"])
+    for name in ("parameters", "macs"):
+        assert sum(layer[name] for layer in shown["layer_costs"]) == best[name]
+    assert len(shown["layer_costs"]) == best["layers"].count("-") + 1
+    assert shown["retrain"] == f"netsieve retrain first {best['index']} --db sqlite:///{searched}"
+    table = cli("show", "first", best["index"], "--db", f"sqlite:///{searched}").stdout
+    assert "classifier (flatten, linear)" in table
+    assert shown["retrain"] in table
+
+
+def test_show_of_a_rejected_candidate_has_no_costs(ask: Ask) -> None:
+    """Nor a command that would train it."""
+    rejected = next(row for row in ask("candidates", "first") if row["status"] == "rejected")
+    shown = ask("show", "first", rejected["index"])
+    assert (shown["layer_costs"], shown["retrain"]) == ([], None)
+
+
+# ------------------------------------------------------------------ candidates, selected
+
+
+def test_candidates_can_be_selected(ask: Ask) -> None:
+    """Conditions, an order, columns and a limit, together."""
+    rows = ask("candidates", "second")
+    found = ask(
+        "candidates", "second", "--where", "status=rejected", "--where", "layers~maxpool",
+        "--sort", "-layer,index", "--columns", "layer,index", "--limit", 7,
+    )  # fmt: skip
+    expected = [r for r in rows if r["status"] == "rejected" and "maxpool" in r["layers"] and r["layer"] is not None]
+    expected.sort(key=lambda r: (-r["layer"], r["index"]))
+    assert found == [{"layer": r["layer"], "index": r["index"]} for r in expected[:7]]
+
+
+def test_a_table_has_the_columns_that_were_asked_for(cli: Cli, searched: Path) -> None:
+    """In their order; and it says that there is more."""
+    result = cli("candidates", "second", "--columns", "epochs,index", "--db", f"sqlite:///{searched}")
+    assert result.stdout.splitlines()[0].split() == ["epochs", "index"]
+    assert len(result.stdout.splitlines()) == 1 + 20
+    assert "--format csv, json or jsonl gives all" in result.stderr
+
+
+def test_an_empty_selection_is_an_empty_answer(cli: Cli, ask: Ask, searched: Path) -> None:
+    """Nothing, and no error."""
+    assert ask("candidates", "second", "--where", "val_accuracy>1") == []
+    result = cli("candidates", "second", "--where", "val_accuracy>1", "--db", f"sqlite:///{searched}")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("words", [("--where", "speed>1"), ("--sort", "speed"), ("--columns", "speed")])
+def test_a_bad_field_lists_the_fields(cli: Cli, searched: Path, words: tuple[str, str]) -> None:
+    """Before the database is asked."""
+    result = cli("candidates", "second", *words, "--db", f"sqlite:///{searched}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "the fields are index, layers, status" in result.stderr
