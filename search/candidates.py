@@ -81,6 +81,17 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class TestResult:
+    """Loss and accuracy of one candidate on images that it was neither trained nor chosen by."""
+
+    __test__ = False  # not a class of tests, whatever pytest makes of its name
+
+    loss: float  # mean cross-entropy over all test images, in eval mode
+    accuracy: float  # fraction of test images classified correctly, 0 to 1
+    images: int  # test images
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a training ended: completed (no reason), or failed with a reason. Finished epochs are kept."""
 
@@ -88,6 +99,7 @@ class Outcome:
     seconds: float  # wall time in training
     reason: FailureReason | None = None  # None: completed
     detail: str | None = None  # for a failure: what happened, one cleaned line
+    test: TestResult | None = None  # of the network after the last epoch, where there are test images
 
     @property
     def status(self) -> Status:

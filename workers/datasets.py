@@ -2,10 +2,12 @@
 
     mnist, fashion-mnist, kmnist   torchvision's, read from a folder, downloaded into it if missing
     digits                         scikit-learn's 1,797 handwritten digits; needs no download
-    FILE.npz                       the user's own: images uint8 (N, H, W) or (N, C, H, W), labels (N,)
+    FILE.npz                       the user's own: images uint8 (N, H, W) or (N, C, H, W), labels (N,);
+                                   test_images and test_labels, if it has any
 
 Nothing falls back from one to another. ``load`` reads a whole training set once, in the
-coordinator; workers are handed the few thousand images that the recipe names.
+coordinator; workers are handed the few thousand images that the recipe names. ``load_test`` reads
+the images that no network is trained or chosen by.
 """
 
 import contextlib
@@ -39,9 +41,9 @@ DOWNLOAD_TIMEOUT_S = 30.0  # of silence
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels for training and validation, in the dataset's own order."""
+    """Images and labels, in the dataset's own order: for training and validation, or for the test."""
 
-    name: str
+    name: str  # of a test set "NAME (test)"
     images: npt.NDArray[Any]  # (N, C, H, W), uint8 from 0 to 255, or float32 from 0 to 1
     labels: npt.NDArray[np.int64]  # (N,)
 
@@ -73,15 +75,40 @@ def load(name: str, data_dir: Path) -> Dataset:
     if name == "digits":
         dataset = _load_digits()
     elif name in TORCHVISION:
-        dataset = _load_torchvision(name, data_dir)
+        dataset = _load_torchvision(name, data_dir, train=True)
     elif name.endswith(".npz"):
         dataset = _load_npz(Path(name))
     else:
-        raise DataError(f"--dataset {quoted(name)}: must be one of {', '.join(NAMES)}, or a file ending in .npz")
-    if len(dataset.images) == 0 or 0 in dataset.images.shape:
-        raise DataError(f"dataset {name}: images of shape {dataset.images.shape} hold nothing")
-    if len(dataset.images) != len(dataset.labels):
-        raise DataError(f"dataset {name}: {len(dataset.images)} images but {len(dataset.labels)} labels")
+        raise _unknown(name)
+    return _require_whole(dataset)
+
+
+def load_test(name: str, data_dir: Path) -> Dataset | None:
+    """The test set of a named dataset, or of an ``.npz`` file; None if it has none.
+
+    Digits have none: all of them are for training and validation. Raises DataError, as ``load`` does.
+    """
+    if name == "digits":
+        return None
+    if name in TORCHVISION:
+        return _require_whole(_load_torchvision(name, data_dir, train=False))
+    if name.endswith(".npz"):
+        dataset = _load_npz_test(Path(name))
+        return dataset and _require_whole(dataset)
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> DataError:
+    return DataError(f"--dataset {quoted(name)}: must be one of {', '.join(NAMES)}, or a file ending in .npz")
+
+
+def _require_whole(dataset: Dataset) -> Dataset:
+    """Raise DataError for a dataset that is empty, or has a label too few."""
+    images, labels = dataset.images, dataset.labels
+    if len(images) == 0 or 0 in images.shape:
+        raise DataError(f"dataset {dataset.name}: images of shape {images.shape} hold nothing")
+    if len(images) != len(labels):
+        raise DataError(f"dataset {dataset.name}: {len(images)} images but {len(labels)} labels")
     return dataset
 
 
@@ -116,13 +143,18 @@ class Split:
 
 def split(dataset: Dataset, recipe: Recipe, device: torch.device | str = "cpu") -> Split:
     """The recipe's images, 0.8 for training and the rest for validation, by a fixed permutation."""
-    images = torch.from_numpy(np.array(dataset.images[: recipe.train_images]))
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
-    labels = torch.from_numpy(np.array(dataset.labels[: recipe.train_images]))
+    images, labels = tensors(dataset.first(recipe.train_images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
     train, val = order[: recipe.images_for_training], order[recipe.images_for_training :]
     return Split(*(part.to(device) for part in (images[train], labels[train], images[val], labels[val])))
+
+
+def tensors(dataset: Dataset, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """A dataset's images, float32 from 0 to 1 (N, C, H, W), and its labels, int64 (N,)."""
+    images = torch.from_numpy(np.array(dataset.images))
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    return images.to(device), torch.from_numpy(np.array(dataset.labels)).to(device)
 
 
 # ------------------------------------------------------------------ where they come from
@@ -155,22 +187,23 @@ def _missing(folder: Path) -> list[str]:
     return [file for file in FILES if not (folder / file).is_file()]
 
 
-def _load_torchvision(name: str, data_dir: Path) -> Dataset:
+def _load_torchvision(name: str, data_dir: Path, *, train: bool) -> Dataset:
     dataset_class = getattr(import_datasets(), TORCHVISION[name])
     folder = _folder(name, data_dir)
     if _missing(folder):
         _download(dataset_class, name, data_dir)
     try:
-        training_set = dataset_class(root=str(data_dir), train=True, download=False)
+        part = dataset_class(root=str(data_dir), train=train, download=False)
     except Exception as error:  # noqa: BLE001  # its reader has bare asserts, and lets any error through
         raise DataError(
             f"dataset {name}: the files {', '.join(FILES)} in {folder} cannot be read "
             f"({clean_error(error)}); delete them and let netsieve download them again"
         ) from None
-    images, labels = training_set.data.numpy(), training_set.targets.numpy().astype(np.int64)
+    images, labels = part.data.numpy(), part.targets.numpy().astype(np.int64)
     if images.ndim != 3 or images.dtype != np.uint8:
-        raise DataError(f"dataset {name}: {folder / FILES[0]} holds no grey images; delete it to download it again")
-    return Dataset(name, images[:, None], labels)
+        file = folder / FILES[0 if train else 2]
+        raise DataError(f"dataset {name}: {file} holds no grey images; delete it to download it again")
+    return Dataset(name if train else f"{name} (test)", images[:, None], labels)
 
 
 def _download(dataset_class: Any, name: str, data_dir: Path) -> None:
@@ -211,28 +244,51 @@ def _impatient() -> Iterator[None]:
 
 
 def _load_npz(path: Path) -> Dataset:
+    arrays = _read_npz(path, ("images", "labels"))
+    for name in ("images", "labels"):
+        if name not in arrays:
+            raise DataError(f"--dataset {path}: has no array {name!r}; it must hold images and labels")
+    return _dataset_of(path, arrays, str(path))
+
+
+def _load_npz_test(path: Path) -> Dataset | None:
+    """The file's test_images and test_labels: both, or None."""
+    arrays = _read_npz(path, ("test_images", "test_labels"))
+    if len(arrays) == 1:
+        (there,) = arrays
+        missing = "test_labels" if there == "test_images" else "test_images"
+        raise DataError(f"--dataset {path}: has {there} but no array {missing!r}; it must hold both or neither")
+    return _dataset_of(path, arrays, f"{path} (test)") if arrays else None
+
+
+def _read_npz(path: Path, names: tuple[str, str]) -> dict[str, npt.NDArray[Any]]:
+    """Those of the named arrays that the file has, in the order of the names."""
     where = f"--dataset {path}"
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            names = [name for name in ("images", "labels") if f"{name}.npy" in archive.namelist()]
-            arrays = {name: _read_array(archive, name) for name in names}
+            return {name: _read_array(archive, name) for name in names if f"{name}.npy" in archive.namelist()}
     except FileNotFoundError:
         raise DataError(f"{where}: no such file") from None
     except Exception as error:  # noqa: BLE001  # a damaged file shows as a dozen types, zlib's among them
         raise DataError(f"{where}: not a readable .npz file ({clean_error(error)})") from None
-    for name in ("images", "labels"):
-        if name not in arrays:
-            raise DataError(f"{where}: has no array {name!r}; it must hold images and labels")
-    images, labels = arrays["images"], arrays["labels"]
+
+
+def _dataset_of(path: Path, arrays: dict[str, npt.NDArray[Any]], name: str) -> Dataset:
+    """Images and labels, by whatever names. Raises DataError if they are of another kind."""
+    (images_name, images), (labels_name, labels) = arrays.items()
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or images.dtype != np.uint8:
         raise DataError(
-            f"{where}: images are {images.dtype} of shape {images.shape}; they must be uint8 (N, H, W) or (N, C, H, W)"
+            f"--dataset {path}: {images_name} are {images.dtype} of shape {images.shape}; "
+            "they must be uint8 (N, H, W) or (N, C, H, W)"
         )
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: labels are {labels.dtype} of shape {labels.shape}; they must be whole numbers (N,)")
-    return Dataset(str(path), images, labels.astype(np.int64))
+        raise DataError(
+            f"--dataset {path}: {labels_name} are {labels.dtype} of shape {labels.shape}; "
+            "they must be whole numbers (N,)"
+        )
+    return Dataset(name, images, labels.astype(np.int64))
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:

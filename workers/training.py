@@ -9,6 +9,9 @@ random number comes from a generator made from it. It is the same, to the last b
 processor model, thread count and torch version; elsewhere it agrees within rounding. The recipe's
 epochs do not enter the seed: a longer training begins with the shorter one's losses.
 
+Test images, where the trainer is given any, are looked at once, after the last epoch; nothing else
+depends on them.
+
 Covered: plain SGD, cross-entropy, one device, one process, one candidate at a time.
 Not covered: momentum, schedules, augmentation, mixed precision, early stopping, checkpoints.
 """
@@ -17,7 +20,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -25,12 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from search.candidates import FailureReason, Measurement, Outcome, clean_error
+from search.candidates import FailureReason, Measurement, Outcome, TestResult, clean_error
 from search.errors import NetsieveError
 from search.layer_string import format_architecture, parse
 from search.settings import Recipe
 from search.shapes import Rules, check
-from workers.datasets import Dataset, Split, load, split
+from workers.datasets import Dataset, Split, load, split, tensors
 from workers.networks import build
 
 VALIDATION_BATCH = 250  # images; bounds the memory of a forward pass, does not change the result's meaning
@@ -45,11 +48,13 @@ class Trainer:
     recipe: Recipe
     search_seed: int
     device: str = "cpu"
+    test: Dataset | None = None  # images to measure the final networks on
 
     def prepare(self) -> "PreparedTrainer":
         """Put the data on the device. Called once in the process that trains."""
         torch.set_num_threads(1)  # many small trainings: one core each, and bit-equal results
-        return PreparedTrainer(self, split(self.dataset, self.recipe, self.device))
+        test = tensors(self.test, self.device) if self.test else None
+        return PreparedTrainer(self, split(self.dataset, self.recipe, self.device), test)
 
 
 @dataclass(frozen=True)
@@ -58,38 +63,55 @@ class PreparedTrainer:
 
     trainer: Trainer
     data: Split
+    test: tuple[Tensor, Tensor] | None  # images (N, C, H, W) and labels (N,)
 
     def train(self, layers: str) -> Iterator[Outcome | None]:
         """Train one layer string. Yields None after every batch, and its outcome last; never raises.
 
         The pauses let a caller in the same process stop, or look at the clock; a caller elsewhere skips them.
         """
+        yield from Training(self, layers).steps()
+
+
+@dataclass
+class Training:
+    """One candidate in training: its network as far as it has come, and what was measured of it."""
+
+    prepared: PreparedTrainer
+    layers: str
+    network: nn.Sequential | None = None  # once it is built
+    measurements: list[Measurement] = field(default_factory=list)  # one an epoch that is finished, all finite
+
+    def steps(self) -> Iterator[Outcome | None]:
+        """Train to the end. Yields None after every batch, and the outcome last; never raises."""
         start = time.perf_counter()
-        measurements: list[Measurement] = []
-        reason, detail = None, None
+        reason, detail, test = None, None, None
         try:
-            for measurement in self._epochs(layers):
+            for measurement in self._epochs():
                 if measurement is None:
                     yield None
                 elif math.isfinite(measurement.train_loss) and math.isfinite(measurement.val_loss):
-                    measurements.append(measurement)
+                    self.measurements.append(measurement)
                 else:
                     reason = FailureReason.NON_FINITE_LOSS
                     detail = f"in epoch {measurement.epoch}"
                     break
+            if reason is None:
+                test = self._test()
         except Exception as error:  # noqa: BLE001  # a candidate's failure is a value
             reason, detail = _blame(error), clean_error(error)
-        if reason is FailureReason.OUT_OF_MEMORY and self.trainer.device == "cuda":
+        if reason is FailureReason.OUT_OF_MEMORY and self.prepared.trainer.device == "cuda":
+            self.network = None
             torch.cuda.empty_cache()
-        yield Outcome(tuple(measurements), time.perf_counter() - start, reason, detail)
+        yield Outcome(tuple(self.measurements), time.perf_counter() - start, reason, detail, test)
 
-    def _epochs(self, layers: str) -> Iterator[Measurement | None]:
-        trainer, recipe, data = self.trainer, self.trainer.recipe, self.data
+    def _epochs(self) -> Iterator[Measurement | None]:
+        trainer, recipe, data = self.prepared.trainer, self.prepared.trainer.recipe, self.prepared.data
         weights, shuffle, noise = (
-            torch.Generator(device).manual_seed(derived_seed(trainer.search_seed, layers, purpose))
+            torch.Generator(device).manual_seed(derived_seed(trainer.search_seed, self.layers, purpose))
             for device, purpose in (("cpu", "weights"), ("cpu", "shuffle"), (trainer.device, "dropout"))
         )
-        network = build(parse(layers), trainer.rules, weights, noise)
+        network = self.network = build(parse(self.layers), trainer.rules, weights, noise)
         parameters = list(network.parameters())
         images_used = len(data.train_images) // recipe.batch_size * recipe.batch_size
         for epoch in range(1, recipe.epochs + 1):
@@ -107,6 +129,14 @@ class PreparedTrainer:
                 yield None
             val_loss, val_accuracy = evaluate(network, data.val_images, data.val_labels)
             yield Measurement(epoch, loss_sum.item() / images_used, val_loss, val_accuracy)
+
+    def _test(self) -> TestResult | None:
+        """The final network on the test images; a loss there that is not finite is none, and no failure."""
+        if self.network is None or self.prepared.test is None:
+            return None
+        images, labels = self.prepared.test
+        loss, accuracy = evaluate(self.network, images, labels)
+        return TestResult(loss, accuracy, len(labels)) if math.isfinite(loss) else None
 
 
 @torch.inference_mode()

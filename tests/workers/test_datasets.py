@@ -18,7 +18,7 @@ from search.layers import Shape
 from search.settings import Recipe
 from search.space import CLASSIC
 from workers import datasets
-from workers.datasets import FILES, Dataset, load, present, require_fit, split
+from workers.datasets import FILES, Dataset, load, load_test, present, require_fit, split
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST" / "raw").is_dir(), reason="the MNIST files are not here")
@@ -524,3 +524,84 @@ def test_the_hash_is_that_of_the_documented_bytes() -> None:
     data = Dataset("two", np.array([[[[1]]], [[[2]]]], np.uint8), np.array([3, 4], np.int64))
     digest = hashlib.sha256(b"|u1(2, 1, 1, 1)\x01\x02<i8(2,)" + np.array([3, 4], "<i8").tobytes())
     assert data.sha256() == digest.hexdigest()
+
+
+# ------------------------------------------------------------------ test images
+
+
+def test_digits_have_no_test_images(tmp_path: Path) -> None:
+    """All of them are for training and validation."""
+    assert load_test("digits", tmp_path) is None
+
+
+@needs_mnist
+def test_mnists_test_images_are_the_original() -> None:
+    """10,000 images as bytes, in the original's order, and none of the training images."""
+    test = load_test("mnist", SHARED)
+    assert test is not None
+    assert (test.name, test.images.shape, test.images.dtype) == ("mnist (test)", (10_000, 1, 28, 28), np.uint8)
+    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    trained_on = {image.tobytes() for image in load("mnist", SHARED).images}
+    assert not trained_on & {image.tobytes() for image in test.images}
+
+
+def test_test_images_are_downloaded_as_training_images_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either brings both; the test images are those of the test files."""
+    FakeSource(monkeypatch, write_raw)
+    assert load_test("kmnist", tmp_path) is not None
+    (tmp_path / "KMNIST" / "raw" / FILES[2]).write_bytes(idx(np.full((6, 28, 28), 7, np.uint8)))
+    test = load_test("kmnist", tmp_path)
+    assert test is not None
+    assert np.unique(test.images).tolist() == [7]
+    assert len(np.unique(load("kmnist", tmp_path).images)) > 1
+
+
+@pytest.mark.parametrize("content", [b"not an IDX file", idx(LABELS.astype(np.uint8))], ids=["text", "labels"])
+def test_damaged_test_files_are_named(tmp_path: Path, content: bytes) -> None:
+    """As the training files are; those can still be read."""
+    raw = tmp_path / "MNIST" / "raw"
+    write_raw(raw)
+    (raw / FILES[2]).write_bytes(content)
+    with pytest.raises(DataError, match="download") as refusal:
+        load_test("mnist", tmp_path)
+    assert str(raw) in str(refusal.value)
+    assert len(load("mnist", tmp_path).images) == 6
+
+
+def test_an_unknown_name_has_no_test_images(tmp_path: Path) -> None:
+    """The message lists what there is."""
+    with pytest.raises(DataError, match=r"'mnits': must be one of mnist, fashion-mnist, kmnist, digits, or a file"):
+        load_test("mnits", tmp_path)
+
+
+def test_npz_may_hold_test_images(tmp_path: Path) -> None:
+    """By the same rules as the others, which do not change; a file without them has none."""
+    path = tmp_path / "own.npz"
+    np.savez(path, images=IMAGES, labels=LABELS, test_images=IMAGES[:2], test_labels=LABELS[:2].astype(np.uint8))
+    test = load_test(str(path), tmp_path)
+    assert test is not None
+    assert (test.name, test.images.shape, test.labels.dtype) == (f"{path} (test)", (2, 1, 5, 4), np.int64)
+    with_test = load(str(path), tmp_path).sha256()
+    np.savez(path, images=IMAGES, labels=LABELS)
+    assert load_test(str(path), tmp_path) is None
+    assert load(str(path), tmp_path).sha256() == with_test
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"test_images": IMAGES}, "has test_images but no array 'test_labels'; it must hold both or neither"),
+        ({"test_labels": LABELS}, "has test_labels but no array 'test_images'; it must hold both or neither"),
+        ({"test_images": IMAGES * 1.0, "test_labels": LABELS}, "test_images are float64 of shape"),
+        ({"test_images": IMAGES, "test_labels": LABELS * 1.0}, "test_labels are float64 of shape"),
+        ({"test_images": IMAGES, "test_labels": LABELS[:5]}, r"own\.npz \(test\): 6 images but 5 labels"),
+        ({"test_images": IMAGES[:0], "test_labels": LABELS[:0]}, r"own\.npz \(test\): images of shape .* hold nothing"),
+    ],
+)
+def test_npz_with_wrong_test_images_is_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    """The message names the file, what it holds, and what it should."""
+    path = tmp_path / "own.npz"
+    np.savez(path, images=IMAGES, labels=LABELS, **arrays)
+    with pytest.raises(DataError, match=message) as refusal:
+        load_test(str(path), tmp_path)
+    assert str(path) in str(refusal.value)

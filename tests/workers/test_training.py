@@ -9,6 +9,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,9 +20,9 @@ from search.layer_string import parse
 from search.settings import Recipe
 from search.shapes import Rules
 from workers import training
-from workers.datasets import load, split
+from workers.datasets import Dataset, load, split
 from workers.networks import build
-from workers.training import Trainer, derived_seed, evaluate, main
+from workers.training import Trainer, Training, derived_seed, evaluate, main
 
 ROOT = Path(__file__).parents[2]
 DIGITS = load("digits", Path())
@@ -258,6 +259,66 @@ def test_a_network_learns() -> None:
     assert measurements[-1].val_accuracy > 0.9
     assert measurements[-1].val_loss < measurements[0].val_loss < 2.3
     assert measurements[-1].train_loss < measurements[0].train_loss
+
+
+# ------------------------------------------------------------------ test images, and the network
+
+TEST = Dataset("digits (test)", DIGITS.images[1_000:1_610], DIGITS.labels[1_000:1_610])  # none of SHORT's
+REST = slice(1_000, 1_610)
+
+
+def test_the_final_network_is_measured_on_all_test_images(reference: tuple[Measurement, ...]) -> None:
+    """The losses stay as they are without a test, to the last bit; the result is that of a pass in eval mode."""
+    finished = Training(Trainer(DIGITS, Rules(), SHORT, 0, test=TEST).prepare(), EVERYTHING)
+    *_, outcome = finished.steps()
+    assert outcome is not None
+    assert outcome.measurements == reference == tuple(finished.measurements)
+    assert outcome.test is not None
+    assert finished.network is not None
+    with torch.no_grad():
+        logits = finished.network.eval()(torch.from_numpy(DIGITS.images[REST]))
+    labels = torch.from_numpy(DIGITS.labels[REST])
+    assert outcome.test.images == 610
+    assert outcome.test.accuracy == (logits.argmax(dim=1) == labels).sum().item() / 610
+    assert outcome.test.loss == pytest.approx(nn.CrossEntropyLoss()(logits, labels).item(), abs=1e-5)
+
+
+def test_test_images_are_scaled_as_the_others_are() -> None:
+    """Bytes over 255."""
+    as_bytes = Dataset("bytes", (TEST.images * 255).astype(np.uint8), TEST.labels)
+    prepared = Trainer(DIGITS, Rules(), SHORT, 0, test=as_bytes).prepare()
+    assert prepared.test is not None
+    assert prepared.test[0].max() == 1.0
+
+
+def test_without_test_images_there_is_no_test() -> None:
+    """None was asked for, none is made up."""
+    assert trained(POOL).test is None
+
+
+def test_a_failure_is_not_tested() -> None:
+    """A network that was not trained to the end has no result."""
+    recipe = replace(SHORT, learning_rate=1000.0)
+    *_, outcome = Trainer(DIGITS, Rules(), recipe, 0, test=TEST).prepare().train(CONV + "batchnorm=eps:0.0001-")
+    assert outcome is not None
+    assert (outcome.reason, outcome.test) == (FailureReason.NON_FINITE_LOSS, None)
+
+
+def test_a_test_loss_that_is_not_finite_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a candidate ends does not depend on the test images: there is no result then, and no failure."""
+    monkeypatch.setattr(training, "evaluate", FromSecondEpoch(lambda: (float("nan"), 0.5)))
+    *_, outcome = Trainer(DIGITS, Rules(), replace(SHORT, epochs=1), 0, test=TEST).prepare().train(POOL)
+    assert outcome is not None
+    assert (outcome.status, outcome.test) == (Status.COMPLETED, None)
+
+
+def test_a_training_shows_how_far_it_has_come() -> None:
+    """Whoever takes its steps sees the network from the first batch, and an epoch's losses once it is over."""
+    begun = Training(Trainer(DIGITS, Rules(), SHORT, 0).prepare(), POOL)
+    assert begun.network is None
+    epochs = [len(begun.measurements) for _ in begun.steps()]
+    assert epochs == [0] * 12 + [1] * 12 + [2]
+    assert isinstance(begun.network, nn.Sequential)
 
 
 # ------------------------------------------------------------------ failures are values
