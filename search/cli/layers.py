@@ -9,10 +9,13 @@ import click
 
 from search.cli.output import cell, columns, format_option, layer_table, print_many, print_one
 from search.cli.parameters import COUNT, INDEX, SEED, InputShape, Space, space_option
+from search.edits import MOST_EDITS, smallest_edits
 from search.errors import InvalidInput, LayerStringError
+from search.explanation import explain as explain_verdict
 from search.layer_string import format_architecture, parse
-from search.layers import Shape
+from search.layers import Architecture, Conv, Shape
 from search.settings import LARGEST_INTEGER
+from search.shapes import Rules, Verdict
 from search.shapes import check as check_shapes
 from search.space import SearchSpace
 
@@ -26,10 +29,16 @@ DRAWS_AT_ONCE = 1_000
 @click.argument("strings", nargs=-1, required=True, metavar="STRING...")
 @space_option()
 @click.option("--input", "input_shape", type=InputShape(), help="The input's shape instead of the space's: 1x28x28.")
+@click.option("--explain", is_flag=True, help="If rejected: what happened, and the smallest edits that mend it.")
 @format_option()
 @click.pass_context
 def check(
-    ctx: click.Context, strings: tuple[str, ...], space: SearchSpace, input_shape: Shape | None, style: str
+    ctx: click.Context,
+    strings: tuple[str, ...],
+    space: SearchSpace,
+    input_shape: Shape | None,
+    explain: bool,
+    style: str,
 ) -> None:
     """Say whether layer STRINGs can be built, and if not, why.
 
@@ -49,22 +58,14 @@ def check(
                 raise InvalidInput(f"{where}{error}") from None
             verdict = check_shapes(architecture, rules)
             rejected += not verdict.valid
-            yield {
-                "layers": format_architecture(architecture),
-                "valid": verdict.valid,
-                "reason": verdict.reason,
-                "layer": verdict.layer,
-                "detail": verdict.detail,
-                "shapes": [list(shape) for shape in verdict.shapes],
-                "parameters": verdict.parameters,
-                "macs": verdict.macs,
-            }
+            answer = _answer(architecture, verdict)
+            yield answer | _explanation(architecture, verdict, rules, space) if explain else answer
 
     if len(strings) == 1 and strings[0] != "-":
         answer = next(answers())
-        print_one(style, answer, lambda: "\n".join(_explain(answer)))
+        print_one(style, answer, lambda: "\n".join(_for_people(answer)))
     else:
-        print_many(style, answers(), lambda found: (line for answer in found for line in [*_explain(answer), ""]))
+        print_many(style, answers(), lambda found: (line for answer in found for line in [*_for_people(answer), ""]))
     ctx.exit(1 if rejected else 0)
 
 
@@ -79,13 +80,51 @@ def _texts(strings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             yield f"standard input, line {line_number}: ", line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
 
 
-def _explain(answer: dict[str, Any]) -> Iterator[str]:
+def _answer(architecture: Architecture, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "layers": format_architecture(architecture),
+        "valid": verdict.valid,
+        "reason": verdict.reason,
+        "layer": verdict.layer,
+        "detail": verdict.detail,
+        "shapes": [list(shape) for shape in verdict.shapes],
+        "parameters": verdict.parameters,
+        "macs": verdict.macs,
+    }
+
+
+def _explanation(architecture: Architecture, verdict: Verdict, rules: Rules, space: SearchSpace) -> dict[str, Any]:
+    """What --explain adds to an answer; its factors of the space are those that a search could draw."""
+    factors = tuple({layer.channel_factor for layer in space.layers if isinstance(layer, Conv)})
+    return {
+        "explanation": explain_verdict(architecture, verdict),
+        "edits": [
+            {"edit": edit.description, "layers": format_architecture(edit.architecture)}
+            for edit in smallest_edits(architecture, rules, factors)
+        ],
+    }
+
+
+def _for_people(answer: dict[str, Any]) -> Iterator[str]:
     if answer["valid"]:
         yield f"valid: {cell(answer['parameters'])} parameters, {cell(answer['macs'])} multiply-adds per image"
     else:
         at = "" if answer["layer"] is None else f" at layer {answer['layer']} (counted from 0)"
         yield f"rejected: {answer['reason']}{at}: {answer['detail']}"
     yield from layer_table(answer["layers"], answer["shapes"])
+    if answer.get("explanation"):
+        yield from ("", answer["explanation"], "", *_edits(answer["edits"]))
+
+
+def _edits(edits: list[dict[str, str]]) -> Iterator[str]:
+    """An edit a line, never cut: the resulting strings are there to be copied."""
+    if not edits:
+        yield "No edit of one or two layers was found that makes it valid."
+        return
+    which = f"The {MOST_EDITS} smallest edits" if len(edits) == MOST_EDITS else "Edits"
+    yield f"{which} that make it valid, the smallest first, each with its result:"
+    width = max(len(edit["edit"]) for edit in edits)
+    yield from (f"  {edit['edit']:<{width}}  {edit['layers']}" for edit in edits)
 
 
 # ------------------------------------------------------------------ sample

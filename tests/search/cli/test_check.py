@@ -26,6 +26,11 @@ def conv(factor: str) -> str:
     return f"conv=channel_factor:{factor},kernel_size:3,stride:1,padding:0-"
 
 
+def pool(kernel_size: int, padding: int) -> str:
+    """A pool that the classic space does not have."""
+    return f"avgpool=kernel_size:{kernel_size},stride:1,padding:{padding}-"
+
+
 # ------------------------------------------------------------------ verdicts
 
 
@@ -189,6 +194,112 @@ def test_table_shows_the_trace(cli: Cli) -> None:
 def test_exit_code(cli: Cli, strings: tuple[str, ...], code: int) -> None:
     """0 if all are valid, 1 if some are rejected, 2 if one is malformed."""
     assert cli("check", *strings, "--format", "jsonl").exit_code == code
+
+
+# ------------------------------------------------------------------ --explain
+
+EXPLAINED = [*KEYS, "explanation", "edits"]
+
+
+def test_explain_adds_two_keys_at_the_end(cli: Cli) -> None:
+    """--explain leaves the other keys as they are, and adds what happened and the edits with their results."""
+    plain = json.loads(cli("check", REJECTED, "--format", "json").stdout)
+    result = cli("check", REJECTED, "--explain", "--format", "json")
+    answer = json.loads(result.stdout)
+    assert list(answer) == EXPLAINED
+    assert {key: answer[key] for key in KEYS} == plain
+    assert "floor(1 * 0.4) = 0" in answer["explanation"]
+    assert answer["edits"] == [
+        {"edit": "layer 0: channel_factor 0.4 -> 1", "layers": conv("1")},
+        {"edit": "layer 0: channel_factor 0.4 -> 2", "layers": conv("2")},
+    ]
+    assert result.exit_code == 1
+
+
+def test_explain_has_nothing_to_say_of_a_valid_string(cli: Cli) -> None:
+    """For programs explanation is null and edits are empty; people see what they see without it."""
+    answer = json.loads(cli("check", VALID, "--explain", "--format", "json").stdout)
+    assert (list(answer), answer["explanation"], answer["edits"]) == (EXPLAINED, None, [])
+    assert cli("check", VALID, "--explain").stdout == cli("check", VALID).stdout
+    assert cli("check", VALID, VALID, "--explain").stdout == cli("check", VALID, VALID).stdout
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "told"),
+    [
+        (
+            conv("4") * 3,
+            "3x28x11",
+            "but 12 is more than 9. That is a rule of the space (channels_within_side), not of P",
+        ),
+        (
+            REJECTED,
+            "1x28x28",
+            "gets 1x28x28 (channels x height x width). A conv gives floor(input channels * channel_f",
+        ),
+        (REJECTED, "1x28x28", "channels, and a network needs at least 1: floor(1 * 0.4) = 0."),
+        (pool(3, 2), "1x28x28", "but 2 is more than floor(3 / 2) = 1. PyTorch refuses it too."),
+        (pool(5, 1), "1x9x2", "floor((side + 2 * padding - kernel_size) / stride) + 1, and the kernel must fit"),
+        (pool(5, 1), "1x9x2", "but 5 is more than 2 + 2 * 1 = 4. PyTorch refuses it too."),
+        (
+            conv("1000000000"),
+            "1x28x28",
+            "No layer is at fault, but the network as a whole, its classifier included, is ",
+        ),
+        (conv("1000000000"), "1x28x28", "over budget: 6,770,000,000,010 parameters, the limit is 1,000,000,000."),
+    ],
+)
+def test_explain_says_what_happened(cli: Cli, layers: str, shape: str, told: str) -> None:
+    """Each reason is told in plain words, with the layer's input and the rule's numbers."""
+    answer = json.loads(cli("check", layers, "--explain", "--input", shape, "--format", "json").stdout)
+    assert told in answer["explanation"]
+    assert answer["edits"]
+    for edit in answer["edits"]:
+        assert cli("check", edit["layers"], "--input", shape).exit_code == 0
+
+
+def test_explain_for_people(cli: Cli) -> None:
+    """After the layers, a paragraph of what happened, and an edit a line that ends with the string to copy."""
+    lines = cli("check", "dropout=p:0.2-" + REJECTED, "--explain").stdout.splitlines()
+    told = lines[lines.index("") + 1 :]
+    assert lines[: lines.index("")] == cli("check", "dropout=p:0.2-" + REJECTED).stdout.splitlines()
+    assert told[0].startswith("Layer 1, conv=channel_factor:0.4,kernel_size:3,stride:1,padding:0, gets 1x28x28")
+    assert told[2] == "Edits that make it valid, the smallest first, each with its result:"
+    assert [line.split("  ")[1] for line in told[3:]] == [
+        "layer 1: channel_factor 0.4 -> 1",
+        "layer 1: channel_factor 0.4 -> 2",
+        "drop layer 1 (conv=channel_factor:0.4,kernel_size:3,stride:1,padding:0)",
+    ]
+    assert [line.split()[-1] for line in told[3:]] == [
+        "dropout=p:0.2-" + conv("1"),
+        "dropout=p:0.2-" + conv("2"),
+        "dropout=p:0.2-",
+    ]
+
+
+def test_explain_says_when_no_edit_was_found(cli: Cli) -> None:
+    """Where neither one edit nor two help, people are told, and programs get an empty list."""
+    hopeless = "maxpool=kernel_size:4,stride:4,padding:0-" * 4
+    options = ("--explain", "--input", "1x1x1")
+    assert cli("check", hopeless, *options).stdout.endswith(
+        "No edit of one or two layers was found that makes it valid.\n"
+    )
+    assert json.loads(cli("check", hopeless, *options, "--format", "json").stdout)["edits"] == []
+
+
+def test_explain_many_lines(cli: Cli, published: tuple[str, ...]) -> None:
+    """With - and --explain there is an answer for each line, in jsonl and csv alike."""
+    lines = "\n".join(published * 100)
+    answers = [
+        json.loads(line)
+        for line in cli("check", "-", "--explain", "--format", "jsonl", stdin=lines).stdout.splitlines()
+    ]
+    assert [answer["layers"] for answer in answers] == list(published * 100)
+    assert [answer["explanation"] is None for answer in answers] == [answer["valid"] for answer in answers]
+    assert [bool(answer["edits"]) for answer in answers[:7]] == [True, True, True, False, False, True, False]
+    header, *rows = csv.reader(io.StringIO(cli("check", "-", "--explain", "--format", "csv", stdin=lines).stdout))
+    assert header == EXPLAINED
+    assert [json.loads(row[-1]) for row in rows] == [answer["edits"] for answer in answers]
 
 
 # ------------------------------------------------------------------ malformed strings
