@@ -4,13 +4,17 @@ Anything that was ever drawn can be drawn again, by anyone, from four stored val
 and its version, seed and index. There is no generator state to save.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from search.errors import Stopped
+from search.layer_string import parse
 from search.layers import Architecture
+from search.settings import SearchSettings
 from search.space import SearchSpace
 
 HALVES_PER_COUNTER = 8  # one Philox counter gives four 64-bit words, that is eight 32-bit halves
@@ -72,4 +76,33 @@ def multiply_high(half: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.int64]
     return ((half * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
 
 
-SAMPLERS = {RejectionSampler.name: RejectionSampler}
+@dataclass(frozen=True)
+class ListedSampler:
+    """Draws the strings of a list, in its order: candidate i is string i, counted from 0. Nothing is random."""
+
+    name: ClassVar[str] = "listed"
+    version: ClassVar[int] = 1
+
+    strings: Sequence[str]  # canonical layer strings
+
+    def draw(self, start: int, stop: int) -> list[Architecture]:
+        """The architectures of indices start to stop - 1. Raises Stopped beyond the end of the list.
+
+        A list may be extended by another run; who does not know the new strings must not draw them.
+        """
+        if stop > len(self.strings):
+            raise Stopped("the search's list of strings was extended meanwhile; netsieve resume goes on with all of it")
+        return [parse(text) for text in self.strings[start:stop]]
+
+
+SAMPLERS = {RejectionSampler.name: RejectionSampler}  # by the name that --sampler takes
+VERSIONS = {sampler.name: sampler.version for sampler in (RejectionSampler, ListedSampler)}
+
+Sampler = RejectionSampler | ListedSampler
+
+
+def sampler_of(settings: SearchSettings, listed: Sequence[str]) -> Sampler:
+    """What draws a search's candidates; ``listed`` are its stored strings, if it was given a list."""
+    if settings.sampler == ListedSampler.name:
+        return ListedSampler(listed)
+    return SAMPLERS[settings.sampler](settings.space, settings.seed)

@@ -58,10 +58,11 @@ class SearchSettings:
     dataset_sha256: str  # of the images and labels that are trained and validated on
     recipe: Recipe
     device: str  # cpu or cuda
+    test: bool = False  # are final networks measured on the dataset's test images, too?
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values."""
-        return {
+        values = {
             "space": self.space.as_dict(),
             "sampler": self.sampler,
             "sampler_version": self.sampler_version,
@@ -71,6 +72,7 @@ class SearchSettings:
             "recipe": asdict(self.recipe),
             "device": self.device,
         }
+        return {**values, "test": True} if self.test else values  # as older searches were stored
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":

@@ -43,7 +43,8 @@ def reopen(engine: Engine, search_id: int, reasons: Collection[FailureReason]) -
 
 def _reopen(connection: Connection, search_id: int, reason: FailureReason) -> int:
     """Open those of one reason, and forgive their attempts, tallies not counted; how many."""
-    emptied = dict.fromkeys(("reason", "detail", "train_loss", "val_loss", "val_accuracy", "curve", "seconds"), None)
+    measured = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "curve", "seconds")
+    emptied = dict.fromkeys(("reason", "detail", *measured), None)
     opened = connection.scalars(
         candidate.update()
         .where(candidate.c.search_id == search_id, candidate.c.status == Status.FAILED, candidate.c.reason == reason)

@@ -19,6 +19,7 @@ from search.candidates import CHARGED, Interruption, Status, charges_of_losses
 from search.errors import DatabaseLost, SettingsError, UnknownSearch, quoted
 from search.run import Best, Counts
 from search.settings import SearchSettings
+from storage import schema
 from storage.processes import boot_id, is_alive, this_process
 from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, search, tally
 
@@ -145,6 +146,13 @@ def require(connection: Connection, name: str) -> SearchRow:
         known = f"there is {', '.join(near)}" if near else "it holds no search yet; start one with netsieve run"
         raise UnknownSearch(f"NAME {quoted(name)}: no such search in this database; {known}")
     return row
+
+
+def listed(connection: Connection, search_id: int) -> list[str]:
+    """The strings of a search that was given a list, in its order; none for one that draws at random."""
+    table = schema.listed
+    query = sa.select(table.c.layers).where(table.c.search_id == search_id).order_by(table.c.draw_index)
+    return list(connection.scalars(query))
 
 
 def names(connection: Connection) -> list[str]:

@@ -25,7 +25,7 @@ from search.settings import LARGEST_INTEGER, SearchSettings
 from storage import queries
 from storage.faults import translated
 from storage.processes import this_process
-from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, lease, search, tally
+from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, lease, listed, search, tally
 
 LEASE_S = 60.0  # seconds that a coordinator may be silent before others take its candidates over
 
@@ -51,11 +51,18 @@ class SqlStore:
 
     @classmethod
     def open(
-        cls, engine: Engine, name: str, settings: SearchSettings, target: int, lease_s: float = LEASE_S
+        cls,
+        engine: Engine,
+        name: str,
+        settings: SearchSettings,
+        target: int,
+        lease_s: float = LEASE_S,
+        strings: Sequence[str] = (),
     ) -> "SqlStore":
         """The search of that name, created if there is none, to draw at least ``target`` candidates.
 
-        Raises SettingsError when the stored search has other settings.
+        ``strings`` are those that it draws from, if it is given a list; those beyond the stored ones are added.
+        Raises SettingsError when the stored search has other settings, or other strings.
         """
         with translated(), engine.begin() as connection:
             _create(connection, name, settings)
@@ -66,6 +73,7 @@ class SqlStore:
                 raise SettingsError(
                     f"search {name} was created with other settings meanwhile; run it again to see them"
                 )
+            _extend_list(connection, name, found.id, strings)
             if target > found.target:
                 connection.execute(search.update().where(search.c.id == found.id).values(target=target))
             return cls(engine, found.id, lease_s)
@@ -432,6 +440,21 @@ def _create(connection: Connection, name: str, settings: SearchSettings) -> None
     )
 
 
+def _extend_list(connection: Connection, name: str, search_id: int, strings: Sequence[str]) -> None:
+    """Add the strings that the search's list does not have yet. Raises SettingsError if it has others."""
+    if not strings:
+        return
+    stored = queries.listed(connection, search_id)
+    if any(one != other for one, other in zip(stored, strings, strict=False)):
+        raise SettingsError(f"search {name} was given other strings meanwhile; run it again to see them")
+    rows = [
+        {"search_id": search_id, "draw_index": index, "layers": layers}
+        for index, layers in enumerate(strings[len(stored) :], len(stored))
+    ]
+    if rows:
+        connection.execute(listed.insert(), rows)
+
+
 def insert(connection: Connection, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
     """An insert of this database's dialect: ON CONFLICT is not part of the common one."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
@@ -544,6 +567,8 @@ def _ending(outcome: Outcome) -> dict[str, Any]:
         "val_loss": last and last.val_loss,
         "val_accuracy": last and last.val_accuracy,
         "epochs": len(outcome.measurements),
+        "test_loss": outcome.test and outcome.test.loss,
+        "test_accuracy": outcome.test and outcome.test.accuracy,
         "curve": [[m.train_loss, m.val_loss, m.val_accuracy] for m in outcome.measurements] or None,
         "seconds": outcome.seconds,
     }

@@ -19,7 +19,7 @@ from search.cli.output import columns, tell
 from search.cli.parameters import Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
-from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped
+from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
 from search.run import Executor, Run, StopRequest, judge_with
 from search.settings import Limits, Recipe, SearchSettings, difference
 from search.space import require_something_valid
@@ -71,11 +71,14 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
     stored, standing = _look_up(name, options, must_exist=must_exist)
     _warn_of_a_password(options)
     if stored is None or standing is None:
-        limits = replace(limits, candidates=options.candidates)
-        require_something_valid(options.space)
+        listed = options.strings
+        limits = replace(limits, candidates=_target(options, None, listed))
+        if not listed:
+            require_something_valid(options.space)
     else:
-        limits = replace(limits, candidates=_target(options, standing.counts.target))
         _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
+        listed = _list(name, options, stored)
+        limits = replace(limits, candidates=_target(options, standing.counts.target, listed))
         is_longer = limits.candidates > standing.counts.target
         if standing.state == "finished" and not is_longer and not options.retry:
             return _conclude(name, options, None, [])
@@ -84,12 +87,14 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
         stack.enter_context(_quiet_stdout())
         with ending_at_once():
             executor, settings = _start_workers(options, dataset, settings, stack)
-        why, signals = _work(name, options, settings, limits, executor, stack)
+        why, signals = _work(name, options, settings, limits, executor, listed, stack)
     return _conclude(name, options, why, signals)
 
 
 def _require_consistent(options: Options) -> None:
     """Raise SettingsError for options that contradict each other or themselves."""
+    if options.strings and "sampler" in options.typed:
+        raise SettingsError(f"--strings --sampler {options.sampler}: a list is searched in its order; drop one")
     share = options.gpus_per_worker
     if share is not None and not (0 < share <= 1 or (share > 1 and share.is_integer())):
         raise SettingsError(f"--gpus-per-worker {share:g}: must be a share above 0 and up to 1, or a whole number")
@@ -144,15 +149,36 @@ def _look_up(name: str, options: Options, *, must_exist: bool) -> "tuple[SearchR
         return found, queries.standing(connection, found.id)
 
 
-def _target(options: Options, stored: int) -> int:
-    """Draws over the whole search: as many as typed, if that extends it."""
+def _list(name: str, options: Options, stored: "SearchRow") -> tuple[str, ...]:
+    """The strings that a stored search draws from, those that were typed included, if it was given a list.
+
+    Raises SettingsError unless what was typed goes on with the stored ones, or is the beginning of them.
+    """
+    from storage import queries
+
+    with reading(options.url) as connection:
+        known = tuple(queries.listed(connection, stored.id))
+    for number, (one, other) in enumerate(zip(known, options.strings, strict=False), 1):
+        if one != other:
+            raise SettingsError(
+                f"--strings: string {number} is {quoted(other, 100)}, the search {name} has {quoted(one, 100)}; a list "
+                "can only be extended at its end; leave --strings out to go on, or give the new search another name"
+            )
+    return max(known, options.strings, key=len)
+
+
+def _target(options: Options, stored: int | None, listed: tuple[str, ...]) -> int:
+    """Draws over the whole search: as many as typed, if that extends it; of a list, no more than it has."""
     if "candidates" not in options.typed:
-        return stored
-    if options.candidates < stored:
+        return len(listed) if options.strings else options.candidates if stored is None else stored
+    if stored is not None and options.candidates < stored:
         raise SettingsError(
             f"--candidates {options.candidates}: the search has {stored} already and can only be extended; "
             "leave it out to go on"
         )
+    if listed and options.candidates > len(listed):
+        tell(f"--candidates {options.candidates}: the list has {len(listed):,} strings, and ends the search")
+        return len(listed)
     return options.candidates
 
 
@@ -161,12 +187,14 @@ def _given_settings(options: Options, stored: SearchSettings) -> dict[str, Any]:
 
     Files of one's own are compared by content, once they are read.
     """
-    from search.samplers import SAMPLERS
+    from search.samplers import VERSIONS, ListedSampler
 
     given = options.given("space", "sampler", "seed", "device", "dataset", *(field.name for field in fields(Recipe)))
     if options.dataset.endswith(".npz") and stored.dataset.endswith(".npz"):
         given.pop("dataset", None)
-    return {**given, "sampler_version": SAMPLERS[stored.sampler].version}
+    if options.strings:
+        given["sampler"] = ListedSampler.name
+    return {**given, "sampler_version": VERSIONS[stored.sampler]}
 
 
 def _refuse_difference(name: str, stored: SearchSettings, given: dict[str, Any]) -> None:
@@ -193,17 +221,19 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
     images = options.train_images if "train_images" in options.typed else min(options.train_images, len(dataset.images))
     recipe = Recipe(images, options.batch_size, options.epochs, options.learning_rate)
     dataset = dataset.first(images)
-    from search.samplers import SAMPLERS
+    from search.samplers import VERSIONS, ListedSampler
 
+    sampler = ListedSampler.name if options.strings else options.sampler
     return dataset, SearchSettings(
         space=options.space,
-        sampler=options.sampler,
-        sampler_version=SAMPLERS[options.sampler].version,
+        sampler=sampler,
+        sampler_version=VERSIONS[sampler],
         seed=options.seed,
         dataset=str(Path(source).absolute()) if source.endswith(".npz") else source,
         dataset_sha256=dataset.sha256(),
         recipe=recipe,
         device=options.device or "",  # settled by the workers that there are
+        test=options.test,
     )
 
 
@@ -216,10 +246,13 @@ def _start_workers(
     """The executor, and the settings with the device that it trains on. Raises SettingsError, Stopped."""
     import torch
 
+    from workers.datasets import load_test
     from workers.training import Trainer
 
+    test = load_test(settings.dataset, options.data_dir or default_data_dir()) if settings.test else None
+
     def trainer(device: str) -> "Trainer":
-        return Trainer(dataset, settings.space.rules, settings.recipe, settings.seed, device)
+        return Trainer(dataset, settings.space.rules, settings.recipe, settings.seed, device, test)
 
     executor: Executor
     wanted = "--device cuda" if settings.device == "cuda" else None
@@ -257,11 +290,17 @@ def _quiet_stdout() -> Iterator[None]:
 
 
 def _work(
-    name: str, options: Options, settings: SearchSettings, limits: Limits, executor: Executor, stack: ExitStack
+    name: str,
+    options: Options,
+    settings: SearchSettings,
+    limits: Limits,
+    executor: Executor,
+    listed: tuple[str, ...],
+    stack: ExitStack,
 ) -> tuple[str | None, list[int]]:
     """Run to an end: why it ended before the search was finished, if it did, and the signals that came."""
     from search.cli.display import Display
-    from search.samplers import SAMPLERS
+    from search.samplers import sampler_of
     from storage import maintenance
     from storage.engine import open_for_writing
     from storage.renewal import Renewal
@@ -271,12 +310,12 @@ def _work(
     stack.enter_context(asking_to_stop(stop, signals))
     engine = open_for_writing(options.url)
     stack.callback(engine.dispose)
-    store = SqlStore.open(engine, name, settings, limits.candidates)
+    store = SqlStore.open(engine, name, settings, limits.candidates, strings=listed)
     store.join(_beside(options))
     if options.retry:
         opened = maintenance.reopen(engine, store.search_id, options.retry)
         tell(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})")
-    sampler = SAMPLERS[settings.sampler](settings.space, settings.seed)
+    sampler = sampler_of(settings, listed)
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
     judge = judge_with(sampler, settings.space.rules)
     why: str | None = "an error in netsieve"

@@ -122,17 +122,18 @@ def check_database(ctx: click.Context, names: tuple[str, ...], url: str) -> None
 def _check_search(connection: "Connection", search: "SearchRow") -> list[str]:
     """Print how a search stands, and what is wrong with it."""
     from search.run import judge_with
-    from search.samplers import SAMPLERS
-    from storage import check
+    from search.samplers import VERSIONS, sampler_of
+    from storage import check, queries
 
     settings = search.settings
-    sampler = SAMPLERS[settings.sampler]
-    if sampler.version != settings.sampler_version:
+    here = VERSIONS[settings.sampler]
+    if here != settings.sampler_version:
         raise SettingsError(
             f"search {search.name} was drawn by version {settings.sampler_version} of the sampler "
-            f"{settings.sampler}, here is version {sampler.version}: check it with netsieve {search.netsieve_version}"
+            f"{settings.sampler}, here is version {here}: check it with netsieve {search.netsieve_version}"
         )
-    judge = judge_with(sampler(settings.space, settings.seed), settings.space.rules)
+    sampler = sampler_of(settings, queries.listed(connection, search.id))
+    judge = judge_with(sampler, settings.space.rules)
     report = check.check_search(connection, search.id, settings.recipe, judge)
     verdict = f"{len(report.wrong)} wrong" if report.wrong else "sound"
     numbers = f"{report.drawn:,} drawn = {report.distinct:,} distinct + {report.repeats:,} repeats"

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from search.candidates import FailureReason
 from search.cli.parameters import COUNT, SEED, Duration, database_option, read_config, space_option
+from search.cli.strings import read_strings
 from search.settings import CANDIDATES, Recipe
 from search.space import SearchSpace
 
@@ -21,6 +22,7 @@ class Options:
     url: str
     space: SearchSpace
     sampler: str
+    strings: tuple[str, ...]  # canonical layer strings to search instead of draws; empty: draws
     seed: int
     candidates: int
     max_completed: int | None
@@ -41,6 +43,7 @@ class Options:
     db_outage_limit: float  # seconds
     join: bool
     retry: frozenset[FailureReason]  # of failed candidates to open again
+    test: bool  # measure final networks on the dataset's test images, too
     typed: frozenset[str]  # the options that were given, on the command line, by environment or in a --config
 
     def given(self, *names: str) -> dict[str, Any]:
@@ -52,6 +55,11 @@ _OPTIONS = [
     database_option(),
     space_option(),
     click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True),
+    click.option(
+        "--strings", type=click.Path(path_type=Path), metavar="FILE",
+        callback=lambda _ctx, _param, path: () if path is None else read_strings(path),
+        help="Search these layer strings, one a line, instead of draws; also CSV or JSON lines with a key 'layers'.",
+    ),
     click.option("--seed", type=SEED, default=0, show_default=True),
     click.option(
         "--candidates", type=COUNT, default=CANDIDATES, show_default=True,
@@ -110,5 +118,6 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def gather(ctx: click.Context, values: dict[str, Any]) -> Options:
     """The options as they came, and which of them were typed."""
     values.setdefault("retry", frozenset())
+    values.setdefault("test", False)
     typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     return Options(**values, typed=frozenset(typed))

@@ -302,7 +302,7 @@ def candidate_at(connection: "Connection", search: "SearchRow", index: int) -> "
 def _first_drawn(connection: "Connection", search: "SearchRow", index: int) -> "CandidateDetails":
     """A repeat's architecture, as it was first drawn: drawn again, and looked up."""
     from search.layer_string import format_architecture
-    from search.samplers import SAMPLERS
+    from search.samplers import sampler_of
     from storage import queries
 
     counts = queries.counts(connection, search.id)
@@ -310,8 +310,8 @@ def _first_drawn(connection: "Connection", search: "SearchRow", index: int) -> "
         raise InvalidInput(
             f"INDEX {index}: not drawn; the search has drawn indices 0 to {counts.drawn - 1} of {counts.target} so far"
         )
-    settings = search.settings
-    (architecture,) = SAMPLERS[settings.sampler](settings.space, settings.seed).draw(index, index + 1)
+    sampler = sampler_of(search.settings, queries.listed(connection, search.id))
+    (architecture,) = sampler.draw(index, index + 1)
     found = queries.details_of(connection, search.id, format_architecture(architecture))
     if found is None:
         raise InvalidInput(f"INDEX {index}: the database has no candidate for it, though it was drawn")

@@ -78,8 +78,9 @@ def ended(row: dict[str, Any], numbers: random.Random) -> dict[str, Any]:
         [2.3 * math.exp(-best * epoch / 3), 2.3 * math.exp(-best * epoch / 3) + 0.05, round(best * (1 - 2**-epoch), 3)]
         for epoch in range(1, 11)
     ]
-    return row | {"status": Status.COMPLETED, "curve": curve, "epochs": 10, "seconds": 2 + numbers.random(),
-                  "attempts": 1, **dict(zip(("train_loss", "val_loss", "val_accuracy"), curve[-1], strict=True))}  # fmt: skip
+    last = dict(zip(("train_loss", "val_loss", "val_accuracy"), curve[-1], strict=True))
+    seconds = 2 + numbers.random()
+    return row | last | {"status": Status.COMPLETED, "curve": curve, "epochs": 10, "seconds": seconds, "attempts": 1}
 
 
 def build(engines: list[Engine], count: int) -> None:
