@@ -99,7 +99,7 @@ def difference(stored: SearchSettings, given: Mapping[str, Any]) -> list[str]:
     return found
 
 
-SETTING_NAMES = ("sampler", "sampler_version", "seed", "dataset", "dataset_sha256", "device")
+SETTING_NAMES = ("sampler", "sampler_version", "seed", "dataset", "dataset_sha256", "device", "test")
 
 
 @dataclass(frozen=True)

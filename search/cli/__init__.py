@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from search.cli.confirm import confirm
 from search.cli.doctor import doctor
 from search.cli.launch import resume, run
 from search.cli.layers import check, sample, space
@@ -83,7 +84,23 @@ def main() -> None:
     """  # noqa: D301  # click's mark for a paragraph that is not to be wrapped
 
 
-for command in (
-    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, stop, delete, db, doctor,
-):  # fmt: skip
+COMMANDS = (
+    run,
+    resume,
+    confirm,
+    check,
+    sample,
+    space,
+    list_searches,
+    status,
+    top,
+    candidates,
+    failures,
+    show,
+    stop,
+    delete,
+    db,
+    doctor,
+)
+for command in COMMANDS:
     main.add_command(command)

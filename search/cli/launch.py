@@ -65,7 +65,16 @@ def resume(ctx: click.Context, /, name: str, **values: Any) -> None:
 
 
 def launch(name: str, options: Options, *, must_exist: bool) -> int:
-    """Run a search to an end; the exit code. Raises NetsieveError."""
+    """Run a search to an end, and say what came of it; the exit code. Raises NetsieveError."""
+    why, signals = work_on(name, options, must_exist=must_exist)
+    return _conclude(name, options, why, signals)
+
+
+def work_on(name: str, options: Options, *, must_exist: bool) -> tuple[str | None, list[int]]:
+    """Run a search to an end: why it ended before it was finished, if it did, and the signals that came.
+
+    Raises NetsieveError.
+    """
     limits = _limits(options)
     _require_consistent(options)
     stored, standing = _look_up(name, options, must_exist=must_exist)
@@ -81,14 +90,13 @@ def launch(name: str, options: Options, *, must_exist: bool) -> int:
         limits = replace(limits, candidates=_target(options, standing.counts.target, listed))
         is_longer = limits.candidates > standing.counts.target
         if standing.state == "finished" and not is_longer and not options.retry:
-            return _conclude(name, options, None, [])
+            return None, []
     dataset, settings = _prepare(name, options, stored.settings if stored else None)
     with ExitStack() as stack:
         stack.enter_context(_quiet_stdout())
         with ending_at_once():
             executor, settings = _start_workers(options, dataset, settings, stack)
-        why, signals = _work(name, options, settings, limits, executor, listed, stack)
-    return _conclude(name, options, why, signals)
+        return _work(name, options, settings, limits, executor, listed, stack)
 
 
 def _require_consistent(options: Options) -> None:
@@ -194,6 +202,8 @@ def _given_settings(options: Options, stored: SearchSettings) -> dict[str, Any]:
         given.pop("dataset", None)
     if options.strings:
         given["sampler"] = ListedSampler.name
+    if options.test:
+        given["test"] = True
     return {**given, "sampler_version": VERSIONS[stored.sampler]}
 
 

@@ -51,8 +51,7 @@ class Options:
         return {name: getattr(self, name) for name in names if name in self.typed}
 
 
-_OPTIONS = [
-    database_option(),
+_SEARCH = [  # what makes a search, and when a run of it ends
     space_option(),
     click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True),
     click.option(
@@ -71,11 +70,6 @@ _OPTIONS = [
     click.option(
         "--dataset", default="mnist", show_default=True, help="mnist, fashion-mnist, kmnist, digits, or FILE.npz."
     ),
-    click.option(
-        "--data-dir", type=click.Path(path_type=Path, file_okay=False), envvar="NETSIEVE_DATA_DIR",
-        help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
-        "[default: the user's cache folder]",
-    ),
     click.option("--epochs", type=int, default=Recipe.epochs, show_default=True),
     click.option("--batch-size", type=int, default=Recipe.batch_size, show_default=True),
     click.option("--learning-rate", type=float, default=Recipe.learning_rate, show_default=True),
@@ -85,6 +79,19 @@ _OPTIONS = [
         "all of a smaller dataset, unless given.",
     ),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there are GPUs, else cpu."),
+    click.option(
+        "--config", type=click.Path(path_type=Path), callback=read_config, is_eager=True, expose_value=False,
+        help="A TOML file of these options; those that are typed win.",
+    ),
+]  # fmt: skip
+
+_WORK = [  # where it is recorded, and who works on it
+    database_option(),
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=False), envvar="NETSIEVE_DATA_DIR",
+        help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
+        "[default: the user's cache folder]",
+    ),
     click.option("--workers", type=click.IntRange(0), help="Default: one a GPU, else one a CPU core. 0: no Ray."),
     click.option("--gpus-per-worker", type=float, help="A share of a GPU, or whole GPUs.  [default: 1]"),
     click.option("--ray-address", envvar="RAY_ADDRESS", help="Of a running Ray cluster; default: a local session."),
@@ -101,16 +108,19 @@ _OPTIONS = [
         "--join", is_flag=True,
         help="Work beside a coordinator that runs the search on this machine; on Postgres any may, on any machine.",
     ),
-    click.option(
-        "--config", type=click.Path(path_type=Path), callback=read_config, is_eager=True, expose_value=False,
-        help="A TOML file of these options; those that are typed win.",
-    ),
 ]  # fmt: skip
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that ``run`` and ``resume`` share."""
-    for option in reversed(_OPTIONS):
+    for option in reversed([*_WORK[:1], *_SEARCH[:-1], *_WORK[1:], *_SEARCH[-1:]]):
+        command = option(command)
+    return command
+
+
+def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of who trains, for a search that says itself what is trained."""
+    for option in reversed(_WORK):
         command = option(command)
     return command
 
