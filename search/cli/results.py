@@ -196,9 +196,7 @@ def show(name: str, index: int, url: str, style: str) -> None:
 
     with reading(url) as connection:
         search = queries.require(connection, name)
-        found = queries.details(connection, search.id, index)
-        if found is None:
-            found = _first_drawn(connection, search, index)
+        found = find_candidate(connection, search, index)
     verdict = check(parse(found.candidate.layers), search.settings.space.rules)
     measurements = [
         {"epoch": epoch, "train_loss": train_loss, "val_loss": val_loss, "val_accuracy": val_accuracy}
@@ -211,6 +209,13 @@ def show(name: str, index: int, url: str, style: str) -> None:
         "measurements": measurements,
     }
     print_one(style, record, lambda: "\n".join(_details_table(record, index)))
+
+
+def find_candidate(connection: "Connection", search: "SearchRow", index: int) -> "CandidateDetails":
+    """The candidate that was drawn at an index, there or before. Raises InvalidInput."""
+    from storage import queries
+
+    return queries.details(connection, search.id, index) or _first_drawn(connection, search, index)
 
 
 def _first_drawn(connection: "Connection", search: "SearchRow", index: int) -> "CandidateDetails":
