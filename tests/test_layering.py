@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted(f"search.{path.stem}" for path in (ROOT / "search").glob("*.py") if path.stem != "__init__")
-THIRD_PARTY = {"torch", "torchvision", "ray", "sqlalchemy", "alembic", "click", "rich", "sklearn"}
+THIRD_PARTY = {"torch", "torchvision", "ray", "sqlalchemy", "alembic", "click", "rich", "sklearn", "safetensors"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ("search", "workers", "storage")
@@ -94,6 +94,7 @@ def test_only_the_command_line_knows_workers_and_storage() -> None:
         ("torch", ("workers", "search.cli")),
         ("sqlalchemy", ("storage", "search.cli.results", "search.cli.maintain")),
         ("rich", ("search.cli.display",)),
+        ("safetensors", ("workers.model_file",)),
     ],
 )
 def test_a_library_is_known_in_its_place_only(package: str, places: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
 from search.cli.output import tell
 from search.cli.results import candidates, failures, list_searches, show, status, top
+from search.cli.retrain import retrain
 from search.errors import NetsieveError
 
 
@@ -97,6 +98,7 @@ COMMANDS = (
     candidates,
     failures,
     show,
+    retrain,
     stop,
     delete,
     db,

@@ -57,6 +57,21 @@ class Reasons(click.ParamType[frozenset[FailureReason]]):
         return frozenset(known[word] for word in words)
 
 
+class AllOrCount(click.ParamType[int]):
+    """A number of images, or all of them."""
+
+    name = "N|all"
+    ALL = -1
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """To a number; ALL stands for all."""
+        if value in ("all", self.ALL):
+            return self.ALL
+        if not re.fullmatch(r"[0-9]{1,18}", str(value), re.ASCII):
+            self.fail(f"{quoted(str(value))} is neither a whole number nor 'all'.", param, ctx)
+        return int(value)
+
+
 class InputShape(click.ParamType[Shape]):
     """Channels x height x width."""
 

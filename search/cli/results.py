@@ -249,7 +249,7 @@ def show(ctx: click.Context, name: str, index: int, url: str, style: str) -> Non
 
     with reading(url) as connection:
         search = queries.require(connection, name)
-        found = candidate_at(connection, search, index)
+        found = find_candidate(connection, search, index)
         attempts = queries.attempts(connection, search.id, found.candidate.index)
     rules = search.settings.space.rules
     architecture = parse(found.candidate.layers)
@@ -292,8 +292,8 @@ def shown_url(url: str) -> str:
     return url if url.startswith("sqlite:") else shown(url)
 
 
-def candidate_at(connection: "Connection", search: "SearchRow", index: int) -> "CandidateDetails":
-    """The candidate that was drawn at an index, also where that repeated one. Raises InvalidInput: not drawn."""
+def find_candidate(connection: "Connection", search: "SearchRow", index: int) -> "CandidateDetails":
+    """The candidate that was drawn at an index, there or before. Raises InvalidInput."""
     from storage import queries
 
     return queries.details(connection, search.id, index) or _first_drawn(connection, search, index)
