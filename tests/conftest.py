@@ -1,5 +1,6 @@
 """What tests of several packages share."""
 
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,13 @@ from tests.databases import PostgresServer
 _CONV = "conv=channel_factor:{},kernel_size:3,stride:1,padding:0-"
 _NORM, _DROP = "batchnorm=eps:{}-", "dropout=p:{}-"
 _AVG, _MAX = "avgpool=kernel_size:{0},stride:{0},padding:0-", "maxpool=kernel_size:{0},stride:{0},padding:0-"
+
+
+def pytest_configure() -> None:
+    """Under nohup, or behind an '&' of a script, signals are ignored; what the tests start must hear them."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 @pytest.fixture(scope="session")
