@@ -26,7 +26,13 @@ QUESTIONS = {
     "space",
     "doctor",
     "db check",
+    "sql",
+    "export",
+    "report",
+    "merge",
+    "watch",
 }
+FAILS = {"check --explain": 1}  # what exits with another code than 0, as it says
 
 
 def commands_of(page: Path) -> list[str]:
@@ -71,12 +77,13 @@ def test_commands_of_the_pages_work(
     """Questions are asked for real; a run, which would take its time, is taken apart as far as its options."""
     monkeypatch.setenv("NETSIEVE_DB", searched)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("dropout=p:0.4-\n")
     (tmp_path / "mine.toml").write_text(CliRunner().invoke(main, ["space", "show", "--format", "toml"]).stdout)
     words = shlex.split(command)
     if {words[0], " ".join(words[:2])} & QUESTIONS:
         result = CliRunner().invoke(main, words)
-        assert result.exit_code == 0, f"{page}: netsieve {command}: {result.output}"
-        assert result.stdout
+        assert result.exit_code == FAILS.get(" ".join(words[:2]), 0), f"{page}: netsieve {command}: {result.output}"
+        assert result.stdout or len(list(tmp_path.iterdir())) > 2  # an answer, or a file
     else:
         main.commands[words[0]].make_context(words[0], words[1:])
 
