@@ -14,6 +14,7 @@ Read the files in the order of that flow:
     messages.py      what is said between a run, its workers and its store: tasks, events, commands
     coordinator.py   the state machine of a run: events in, commands out
     run.py           its shell: the loop that owns the executor, the store, the clock and the signals
+    analysis.py      what a search found: Pareto fronts, the best so far, what layers go with
     cli/             the command line: the only place that imports workers AND storage
 
 Everything but ``cli`` imports the standard library and numpy only; a test holds it to that.

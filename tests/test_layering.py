@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted(f"search.{path.stem}" for path in (ROOT / "search").glob("*.py") if path.stem != "__init__")
-THIRD_PARTY = {"torch", "torchvision", "ray", "sqlalchemy", "alembic", "click", "rich", "sklearn", "safetensors"}
+THIRD_PARTY = {
+    "alembic",
+    "click",
+    "plotly",
+    "ray",
+    "rich",
+    "safetensors",
+    "sklearn",
+    "sqlalchemy",
+    "torch",
+    "torchvision",
+}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ("search", "workers", "storage")
@@ -64,7 +75,10 @@ def test_the_test_of_the_core_can_fail() -> None:
 @pytest.mark.parametrize(
     ("command", "unloaded"),
     [
-        ("from search.cli import main", {"torch", "ray", "sqlalchemy", "alembic", "numpy", "rich", "sklearn"}),
+        (
+            "from search.cli import main",
+            {"torch", "ray", "sqlalchemy", "alembic", "numpy", "rich", "sklearn", "plotly"},
+        ),
         ("import search.cli, storage.queries, storage.engine", {"torch", "ray", "alembic", "numpy", "rich", "sklearn"}),
     ],
 )
@@ -92,9 +106,10 @@ def test_only_the_command_line_knows_workers_and_storage() -> None:
     [
         ("ray", ("workers.ray_executor",)),
         ("torch", ("workers", "search.cli")),
-        ("sqlalchemy", ("storage", "search.cli.results", "search.cli.maintain")),
+        ("sqlalchemy", ("storage", "search.cli.results", "search.cli.maintain", "search.cli.report.findings")),
         ("rich", ("search.cli.display",)),
         ("safetensors", ("workers.model_file",)),
+        ("plotly", ("search.cli.report",)),
     ],
 )
 def test_a_library_is_known_in_its_place_only(package: str, places: tuple[str, ...]) -> None:

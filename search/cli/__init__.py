@@ -18,6 +18,7 @@ from search.cli.launch import resume, run
 from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
 from search.cli.output import tell
+from search.cli.report import report
 from search.cli.results import candidates, failures, list_searches, show, status, top
 from search.cli.retrain import retrain
 from search.errors import NetsieveError
@@ -99,6 +100,7 @@ COMMANDS = (
     failures,
     show,
     retrain,
+    report,
     stop,
     delete,
     db,
