@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted(f"search.{path.stem}" for path in (ROOT / "search").glob("*.py") if path.stem != "__init__")
-THIRD_PARTY = {"torch", "torchvision", "ray", "sqlalchemy", "alembic", "click", "rich", "sklearn"}
+THIRD_PARTY = {"torch", "torchvision", "ray", "sqlalchemy", "alembic", "click", "rich", "sklearn", "pandas", "pyarrow"}
+SLOW = {"torch", "ray", "alembic", "numpy", "rich", "sklearn", "pandas", "pyarrow"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ("search", "workers", "storage")
@@ -64,8 +65,8 @@ def test_the_test_of_the_core_can_fail() -> None:
 @pytest.mark.parametrize(
     ("command", "unloaded"),
     [
-        ("from search.cli import main", {"torch", "ray", "sqlalchemy", "alembic", "numpy", "rich", "sklearn"}),
-        ("import search.cli, storage.queries, storage.engine", {"torch", "ray", "alembic", "numpy", "rich", "sklearn"}),
+        ("from search.cli import main", {*SLOW, "sqlalchemy"}),
+        ("import search.cli, storage.queries, storage.engine, storage.frames", SLOW),
     ],
 )
 def test_help_and_questions_load_nothing_slow(command: str, unloaded: set[str]) -> None:
@@ -94,6 +95,8 @@ def test_only_the_command_line_knows_workers_and_storage() -> None:
         ("torch", ("workers", "search.cli")),
         ("sqlalchemy", ("storage", "search.cli.results", "search.cli.maintain")),
         ("rich", ("search.cli.display",)),
+        ("pandas", ("storage.frames",)),
+        ("pyarrow", ("search.cli.writers",)),
     ],
 )
 def test_a_library_is_known_in_its_place_only(package: str, places: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from search.cli.doctor import doctor
+from search.cli.export import export
 from search.cli.launch import resume, run
 from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
@@ -84,6 +85,7 @@ def main() -> None:
 
 
 for command in (
-    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, stop, delete, db, doctor,
+    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, export,
+    stop, delete, db, doctor,
 ):  # fmt: skip
     main.add_command(command)
