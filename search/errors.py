@@ -8,6 +8,7 @@
     │   ├── DataError            a dataset cannot be read, or does not fit the space
     │   └── DatabaseError        a database cannot be opened, or is not netsieve's
     ├── UnknownSearch        no search of that name in the database                    (exit 2)
+    ├── NotWritten           a file cannot be written; what was there before still is   (exit 1)
     ├── DatabaseLost         the database file was deleted or replaced in a run        (exit 1)
     └── Stopped              circumstances ended a run that can be resumed             (exit 75)
         └── DatabaseAway         the database cannot be reached, or is busy, now
@@ -69,6 +70,10 @@ class UnknownSearch(NetsieveError):
     """No search of that name is in the database."""
 
     exit_code = 2
+
+
+class NotWritten(NetsieveError):
+    """A file that was asked for cannot be written; what was there before still is."""
 
 
 class DatabaseLost(NetsieveError):

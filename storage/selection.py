@@ -8,7 +8,7 @@ order: rejected candidates have no accuracy, and nobody asks for them first.
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,12 @@ from storage.queries import CandidateRow
 from storage.schema import candidate
 
 ROWS_AT_ONCE = 1_000  # fetched; what an answer of any length holds in memory
+CURVES_AT_ONCE = 100  # likewise, of candidates with all their epochs
 
 KEYS = tuple(CandidateRow.__annotations__)  # the columns of an answer, unless others are asked for
 FIELDS = (*KEYS, "test_loss", "test_accuracy", "detail")
+
+EPOCH = ("epoch", "train_loss", "val_loss", "val_accuracy")  # what is measured after each
 
 Column = sa.ColumnElement[Any]
 Comparison = Callable[[Any, Any], sa.ColumnElement[bool]]
@@ -107,6 +110,23 @@ class Selection:
     limit: int | None = None  # rows
 
 
+@dataclass(frozen=True)
+class Field:
+    """A column of an answer, for files and tables that have types."""
+
+    name: str
+    kind: type[int] | type[float] | type[str]
+    nullable: bool  # whether values are missing at times
+
+    @classmethod
+    def of(cls, name: str) -> "Field":
+        """A column of a candidate, or the epoch."""
+        if name == "epoch":
+            return cls(name, int, nullable=False)
+        column = _column(name)
+        return cls(name, column.type.python_type, bool(column.nullable))
+
+
 def parse_columns(text: str) -> tuple[str, ...]:
     """Fields with commas between them. Raises SettingsError for one that is not, or that stands twice."""
     names = tuple(map(str.strip, text.split(",")))
@@ -117,21 +137,46 @@ def parse_columns(text: str) -> tuple[str, ...]:
     return names
 
 
-def select(connection: Connection, search_id: int, selection: Selection) -> Iterator[tuple[Any, ...]]:
-    """The selected candidates, a tuple of the columns each, streamed: memory does not grow with the answer."""
+def select(connection: Connection, search_id: int, selection: Selection) -> Generator[tuple[Any, ...]]:
+    """The selected candidates, a tuple of the columns each, streamed: memory does not grow with the answer.
+
+    One that may not be read to its end has to be closed before the connection is.
+    """
+    yield from _rows(connection, search_id, selection, sa.select(*map(_column, selection.columns)), ROWS_AT_ONCE)
+
+
+def select_measurements(connection: Connection, search_id: int, selection: Selection) -> Generator[tuple[Any, ...]]:
+    """A tuple a finished epoch of the selected candidates: the columns, then EPOCH; streamed as by ``select``.
+
+    Raises SettingsError for a column that is one of an epoch's already.
+    """
+    for name in selection.columns:
+        if name in EPOCH:
+            raise SettingsError(f"--columns: {name} stands in each epoch's row already; leave it out")
+    query = sa.select(*map(_column, selection.columns), candidate.c.curve).where(candidate.c.epochs > 0)
+    return (
+        (*values, epoch, *losses)
+        for *values, curve in _rows(connection, search_id, selection, query, CURVES_AT_ONCE)
+        for epoch, losses in enumerate(curve, 1)
+    )
+
+
+def _rows(
+    connection: Connection, search_id: int, selection: Selection, query: sa.Select[Any], at_once: int
+) -> Generator[tuple[Any, ...]]:
     left = LARGEST_INTEGER if selection.limit is None else selection.limit
-    for query in _queries(search_id, selection):
+    for part in _parts(query.where(candidate.c.search_id == search_id), selection):
         # The option is the statement's: set on the connection, it would be that of all later ones.
-        for row in connection.execute(query.limit(left), execution_options={"yield_per": ROWS_AT_ONCE}):
-            left -= 1
-            yield tuple(row)
+        with connection.execute(part.limit(left), execution_options={"yield_per": at_once}) as found:
+            for row in found:
+                left -= 1
+                yield tuple(row)
         if not left:
             return
 
 
-def _queries(search_id: int, selection: Selection) -> Iterator[sa.Select[Any]]:
+def _parts(query: sa.Select[Any], selection: Selection) -> Iterator[sa.Select[Any]]:
     """One for the candidates that have a value to be sorted by, which an index serves, and one for the rest."""
-    query = sa.select(*map(_column, selection.columns)).where(candidate.c.search_id == search_id)
     query = query.where(*(condition.clause() for condition in selection.where))
     if not selection.sort or selection.sort[0].field == "index":
         descends = bool(selection.sort) and selection.sort[0].descending

@@ -13,7 +13,10 @@ CORE = sorted(f"search.{path.stem}" for path in (ROOT / "search").glob("*.py") i
 THIRD_PARTY = {
     "alembic",
     "click",
+    "numpy",
+    "pandas",
     "plotly",
+    "pyarrow",
     "ray",
     "rich",
     "safetensors",
@@ -80,6 +83,8 @@ def test_the_test_of_the_core_can_fail() -> None:
             {"torch", "ray", "sqlalchemy", "alembic", "numpy", "rich", "sklearn", "plotly"},
         ),
         ("import search.cli, storage.queries, storage.engine", {"torch", "ray", "alembic", "numpy", "rich", "sklearn"}),
+        ("from search.cli import main", {*SLOW, "sqlalchemy"}),
+        ("import search.cli, storage.queries, storage.engine, storage.frames", SLOW),
     ],
 )
 def test_help_and_questions_load_nothing_slow(command: str, unloaded: set[str]) -> None:
@@ -110,6 +115,8 @@ def test_only_the_command_line_knows_workers_and_storage() -> None:
         ("rich", ("search.cli.display",)),
         ("safetensors", ("workers.model_file",)),
         ("plotly", ("search.cli.report",)),
+        ("pandas", ("storage.frames",)),
+        ("pyarrow", ("search.cli.writers",)),
     ],
 )
 def test_a_library_is_known_in_its_place_only(package: str, places: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ import click
 
 from search.cli.confirm import confirm
 from search.cli.doctor import doctor
+from search.cli.export import export
 from search.cli.launch import resume, run
 from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
@@ -101,6 +102,7 @@ COMMANDS = (
     show,
     retrain,
     report,
+    export,
     stop,
     delete,
     db,

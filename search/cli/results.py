@@ -1,8 +1,8 @@
 """Commands that ask the database: list, status, top, candidates, failures, show."""
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from search.cli.output import (
     PEOPLE_READ,
+    Command,
     Record,
     as_record,
     cell,
@@ -144,16 +145,31 @@ def ranking_table(records: Iterator[Record]) -> Iterator[str]:
     yield from columns(("rank", "accuracy", "loss", "parameters", "macs", "index", "layers"), rows)
 
 
+def where_option() -> Callable[[Command], Command]:
+    """The --where option."""
+    return click.option(
+        "--where", multiple=True, metavar="CONDITION",
+        help="FIELD OPERATOR VALUE, such as 'val_accuracy>=0.97', 'layers~maxpool' or 'reason=none'; all of several.",
+    )  # fmt: skip
+
+
+def sort_option() -> Callable[[Command], Command]:
+    """The --sort option."""
+    return click.option(
+        "--sort", metavar="FIELD,...", help="A '-' before a field: descending. Missing values come last."
+    )
+
+
+def columns_option() -> Callable[[Command], Command]:
+    """The --columns option."""
+    return click.option("--columns", "fields", metavar="FIELD,...", help="What to print of each, in this order.")
+
+
 @click.command()
 @name_argument()
-@click.option(
-    "--where",
-    multiple=True,
-    metavar="CONDITION",
-    help="FIELD OPERATOR VALUE, such as 'val_accuracy>=0.97', 'layers~maxpool' or 'reason=none'; all of several.",
-)
-@click.option("--sort", metavar="FIELD,...", help="A '-' before a field: descending. Missing values come last.")
-@click.option("--columns", "fields", metavar="FIELD,...", help="What to print of each, in this order.")
+@where_option()
+@sort_option()
+@columns_option()
 @click.option("--limit", type=COUNT, help="The first so many.")
 @database_option()
 @format_option()
@@ -170,12 +186,12 @@ def candidates(
         chosen = replace(chosen, limit=min(limit or PEOPLE_READ, PEOPLE_READ) + 1)
     with reading(url) as connection:
         search = queries.require(connection, name)
-        rows = select(connection, search.id, chosen)
-        records = (dict(zip(asked, row, strict=True)) for row in rows)
-        if style != "table":
-            print_many(style, records, _table)
-            return
-        found = list(records)
+        with closing(select(connection, search.id, chosen)) as rows:
+            records = (dict(zip(asked, row, strict=True)) for row in rows)
+            if style != "table":
+                print_many(style, records, _table)
+                return
+            found = list(records)
         distinct = queries.counts(connection, search.id).distinct
     shown = found[: chosen.limit - 1] if chosen.limit else found
     print_many(style, shown, _table)
