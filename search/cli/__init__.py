@@ -18,6 +18,7 @@ from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
 from search.cli.output import tell
 from search.cli.results import candidates, failures, list_searches, show, status, top
+from search.cli.transfer import merge
 from search.errors import NetsieveError
 
 
@@ -84,6 +85,7 @@ def main() -> None:
 
 
 for command in (
-    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, stop, delete, db, doctor,
+    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, stop, delete, merge,
+    db, doctor,
 ):  # fmt: skip
     main.add_command(command)
