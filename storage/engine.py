@@ -25,6 +25,7 @@ from storage.urls import EXAMPLE, has_password, parse, shown
 __all__ = [
     "has_password",
     "holds_something",
+    "is_same",
     "open_for_reading",
     "open_for_writing",
     "require_writable",
@@ -47,6 +48,9 @@ class Database(Protocol):
     @property
     def shown(self) -> str:
         """For messages: the URL that was given."""
+
+    def identity(self) -> tuple[object, ...]:
+        """Equal for one and the same database only, whatever the URL."""
 
     def exists(self) -> bool:
         """Whether there is anything that can be connected to."""
@@ -110,6 +114,15 @@ def holds_something(url: str) -> bool:
     database = _database(url)
     with translated(database.name, opening=True):
         return _has_tables(database)
+
+
+def is_same(url: str, other: str) -> bool:
+    """Whether two URLs name one database. Raises DatabaseError for an unusable one, and DatabaseAway."""
+    identities = []
+    for database in map(_database, (url, other)):
+        with translated(database.name, opening=True):
+            identities.append(database.identity())
+    return identities[0] == identities[1]
 
 
 def require_writable(url: str) -> None:

@@ -52,6 +52,12 @@ class PostgresDatabase:
         """For messages: the URL."""
         return self.shown
 
+    def identity(self) -> tuple[object, ...]:
+        """Of the server, which was started at a microsecond of its own; the database; the schema in it."""
+        query = "SELECT pg_postmaster_start_time(), current_database(), current_schema()"
+        with self._engine(poolclass=sa.NullPool).connect() as connection:
+            return tuple(connection.exec_driver_sql(query).one())
+
     def exists(self) -> bool:
         """A server says so itself, when it is asked for anything."""
         return True

@@ -51,6 +51,14 @@ class SqliteFile:
         """For messages: the file."""
         return str(self.path)
 
+    def identity(self) -> tuple[object, ...]:
+        """Of the file, where there is one: links lead to the same."""
+        self._require_usable()
+        if not self.path.exists():
+            return ("no file", self.path.resolve())
+        found = self.path.stat()
+        return ("file", found.st_dev, found.st_ino)
+
     def exists(self) -> bool:
         """Whether there is a file with anything in it. Raises DatabaseError for what cannot be a file."""
         self._require_usable()

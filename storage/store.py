@@ -461,25 +461,42 @@ def insert(connection: Connection, table: sa.Table) -> "postgresql.Insert | sqli
 
 
 def insert_candidates(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert candidates that the search does not have yet; Postgres by COPY (for its gain see tests/benchmarks)."""
+    """Insert candidates that the search does not have yet."""
+    insert_rows(connection, candidate, rows)
+
+
+def insert_rows(connection: Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows that have the same keys; Postgres by COPY (for its gain see tests/benchmarks)."""
     if not rows:
         return
     if connection.dialect.name != "postgresql":
-        connection.execute(candidate.insert(), rows)
+        connection.execute(table.insert(), rows)
         return
-    statement = f"COPY candidate ({', '.join(rows[0])}) FROM STDIN"
+    statement = f"COPY {table.name} ({', '.join(rows[0])}) FROM STDIN"
     driver: Any = connection.connection.driver_connection
     dialect = connection.dialect
     foreign = dialect.loaded_dbapi.Error
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(list(row.values()))
+            for row in _for_driver(dialect, table, rows):
+                copy.write_row(row)
     except foreign as error:  # what SQLAlchemy does of its own statements' errors
         is_cut_off = dialect.is_disconnect(error, driver, None)
         raise exc.DBAPIError.instance(
             statement, None, error, foreign, hide_parameters=True, connection_invalidated=is_cut_off, dialect=dialect
         ) from error
+
+
+def _for_driver(dialect: sa.Dialect, table: sa.Table, rows: Sequence[dict[str, Any]]) -> Iterator[list[Any]]:
+    """The values of rows as the driver takes them, as SQLAlchemy converts those of its own statements."""
+    types = [table.c[name].type.dialect_impl(dialect) for name in rows[0]]
+    converters = [(place, kind.bind_processor(dialect)) for place, kind in enumerate(types)]
+    needed = [(place, converter) for place, converter in converters if converter]
+    for row in rows:
+        values = list(row.values())
+        for place, converter in needed:
+            values[place] = converter(values[place])
+        yield values
 
 
 def count_changes(

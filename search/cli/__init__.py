@@ -22,6 +22,8 @@ from search.cli.output import tell
 from search.cli.report import report
 from search.cli.results import candidates, failures, list_searches, show, status, top
 from search.cli.retrain import retrain
+from search.cli.transfer import merge
+from search.cli.watch import watch_search
 from search.errors import NetsieveError
 
 
@@ -103,6 +105,8 @@ COMMANDS = (
     retrain,
     report,
     export,
+    watch_search,
+    merge,
     stop,
     delete,
     db,

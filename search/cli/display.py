@@ -66,17 +66,9 @@ class Display:
             self._console.print(log_line(progress), highlight=False, soft_wrap=True)
 
     def _picture(self, progress: Progress) -> Group:
-        heading = Table.grid(expand=True)
-        heading.add_column(overflow="ellipsis", no_wrap=True)
-        heading.add_column(justify="right", no_wrap=True)
         state = "stopping" if progress.stopping else "running" if trainings_left(progress) else "done"
-        heading.add_row(
-            Text(self._title, style="bold"), Text(f"{state} {clock_face(progress.elapsed_s)}", style="cyan")
-        )
-        bar = Table.grid(expand=True)
-        bar.add_row(ProgressBar(total=1.0, completed=share_done(progress)))
-
-        lines: list[Text | Table] = [heading, bar, numbers(progress)]
+        right = Text(f"{state} {clock_face(progress.elapsed_s)}", style="cyan")
+        lines: list[Text | Table] = [heading(self._title, right), bar(progress), numbers(progress)]
         if progress.best:
             best = progress.best
             lines.append(
@@ -95,6 +87,22 @@ class Display:
         if progress.stopping:
             lines.append(Text(f"{progress.stopping}: finishing what is in training", style="yellow"))
         return Group(*lines)
+
+
+def heading(title: str, state: Text) -> Table:
+    """What is searched, to the left, and how it stands."""
+    table = Table.grid(expand=True)
+    table.add_column(overflow="ellipsis", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_row(Text(title, style="bold"), state)
+    return table
+
+
+def bar(progress: Progress) -> Table:
+    """A line as long as the terminal is wide, filled as far as all trainings are done."""
+    table = Table.grid(expand=True)
+    table.add_row(ProgressBar(total=1.0, completed=share_done(progress)))
+    return table
 
 
 def numbers(progress: Progress) -> Table:

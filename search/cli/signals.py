@@ -5,6 +5,7 @@ Where the parent had a signal ignored, as nohup does with SIGHUP, it stays ignor
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,17 @@ def asking_to_stop(stop: StopRequest, came: list[int]) -> Iterator[None]:
         finally:
             if came:  # all is recorded, only closing is left: a further signal needs no more than its exit code
                 before.update(dict.fromkeys(before, _exit_at_once))
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """A signal ends a command that only looks, from wherever it is: the terminal is put in order, nothing is said."""
+
+    def handle(number: int, _frame: object) -> None:
+        sys.exit(exit_code(number))
+
+    with _handled_by(handle):
+        yield
 
 
 def exit_code(number: int) -> int:
