@@ -25,6 +25,7 @@ THIRD_PARTY = {
     "torch",
     "torchvision",
 }
+SLOW = {"torch", "ray", "alembic", "numpy", "rich", "sklearn", "pandas", "pyarrow", "plotly"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ("search", "workers", "storage")

@@ -109,7 +109,7 @@ def sieve(found: Findings) -> Figure:
     rejected: dict[str, int] = {}
     for row in found.failures:
         if row.status is Status.REJECTED:
-            rejected[row.reason] = rejected.get(row.reason, 0) + row.candidates
+            rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + row.candidates
     valid = counts.distinct - counts.rejected
     grey = iter(GREYS * 4)
     left = {"drawn": counts.drawn, "distinct": counts.distinct, "valid": valid, "completed": counts.completed}
@@ -170,7 +170,7 @@ def reasons(found: Findings) -> Figure:
     most = max(rows, key=lambda row: row.candidates)
     where = "for the whole network" if most.layer is None else f"at layer {most.layer} (counted from 0)"
     says = (
-        f"Of {counted(total, 'rejection')}, the largest part falls {where}, for {reason(most.reason)}: "
+        f"Of {counted(total, 'rejection')}, the largest part falls {where}, for {reason(str(most.reason))}: "
         f"{count(most.candidates)} ({share(most.candidates / total)})."
     )
     places = sorted({row.layer for row in rows if row.layer is not None})
