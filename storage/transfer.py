@@ -5,7 +5,7 @@ transaction. What the databases number (searches, coordinators) gets numbers of 
 refers to it follows; every other value stays as it is. Rows are streamed: memory does not grow.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,15 +29,19 @@ def row_counts(connection: Connection, search_id: int) -> dict[str, int]:
 
 
 def copy_search(
-    source: Connection, search_id: int, target: Engine, name: str, copied: Callable[[int], None]
-) -> dict[str, tuple[int, int]]:
-    """Copy a search, all or nothing; how many rows of each table the source and the target have of it.
+    source: Connection,
+    search_id: int,
+    target: Engine,
+    name: str,
+    expected: Mapping[str, int],
+    copied: Callable[[int], None],
+) -> dict[str, int]:
+    """Copy a search, all or nothing; how many rows of each table the target has of it.
 
-    ``source`` is one snapshot; ``copied`` is told of rows as they come. Raises SettingsError where the target
-    has a search of that name, Stopped where the rows would not be as many as in the source.
+    ``source`` is one snapshot, with ``expected`` rows (counted before, so that the target's transaction does not
+    stand idle); ``copied`` is told of rows as they come. Raises SettingsError where the target has a search of
+    that name, Stopped where it would hold other numbers of rows.
     """
-    with translated("the source"):
-        expected = row_counts(source, search_id)  # before the target's transaction, which is not to stand idle
     with translated("the target"), target.begin() as connection:
         numbers: Numbers = {}
         for table in metadata.sorted_tables:
@@ -49,7 +53,7 @@ def copy_search(
                 if counted[table] != expected[table]]  # fmt: skip
         if lost:
             raise Stopped(f"the target would hold {', '.join(lost)}; nothing was copied, try again")
-    return {table: (expected[table], counted[table]) for table in expected}
+    return counted
 
 
 def _chunks(source: Connection, table: Table, search_id: int) -> Iterator[Sequence[RowMapping]]:

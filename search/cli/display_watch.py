@@ -94,7 +94,7 @@ class WatchDisplay:
     def show(self, title: str, view: View, rate: Rate, hint: str) -> None:
         """Show a look; ``hint`` is the next step for a search that is stopped."""
         if not self._live:
-            click.echo(log_line(view, rate))
+            click.echo(log_line(view, rate, hint))
             return
         self._last = picture(title, view, rate, hint, self._console.width)
         self._live.update(Group(*self._last), refresh=True)
@@ -108,16 +108,19 @@ class WatchDisplay:
             tell(said)
 
 
-def log_line(view: View, rate: Rate) -> str:
+def log_line(view: View, rate: Rate, hint: str) -> str:
     """A look in one line."""
     standing, counts = view.standing, view.standing.counts
-    why = f" ({_printable(standing.stopped_because)})" if standing.stopped_because else ""
     best = f", best {view.best[0].val_accuracy:.4f}" if view.best else ""
-    speed = f"; {how_fast(view, rate)}" if standing.state is State.RUNNING else ""
+    further = {
+        State.RUNNING: f"; {how_fast(view, rate)}",
+        State.STOPPED: f"; {_printable(standing.stopped_because)}; go on with: {hint}",
+        State.FINISHED: "",
+    }
     return (
-        f"{view.at:%H:%M:%S} UTC  {standing.state}{why}: drawn {counts.drawn:,} of {counts.target:,}, "
+        f"{view.at:%H:%M:%S} UTC  {standing.state}: drawn {counts.drawn:,} of {counts.target:,}, "
         f"rejected {counts.rejected:,}, open {counts.open:,}, in flight {in_flight(view)}, "
-        f"completed {counts.completed:,}, failed {counts.failed:,}{best}{speed}"
+        f"completed {counts.completed:,}, failed {counts.failed:,}{best}{further[standing.state]}"
     )
 
 
@@ -213,10 +216,10 @@ def _coordinators(view: View) -> list[Line]:
 
 
 def _coordinator(view: View, one: AtWork) -> list[str]:
-    stopping = " (asked to stop)" if one.stop_asked else ""
+    stopping = "stopping: " if one.stop_asked else ""
     oldest = _clock(view.at - one.oldest_dispatched_at) if one.oldest_dispatched_at else "-"
     return [
-        f"{one.pid} on {_printable(one.host)}{stopping}",
+        f"{stopping}{one.pid} on {_printable(one.host)}",
         _clock(view.at - one.started_at),
         f"{_clock(view.at - one.seen_at)} ago",
         f"{one.holds:,}",

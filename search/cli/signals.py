@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do to a run: end it at once while it starts, ask it to stop once it works.
+"""What SIGINT, SIGTERM and SIGHUP do: end a run at once while it starts, ask it to stop once it works; end a look.
 
 Where the parent had a signal ignored, as nohup does with SIGHUP, it stays ignored.
 """

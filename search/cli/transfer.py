@@ -53,11 +53,12 @@ def merge(name: str, url: str, into: str, new_name: str | None) -> None:
                 )
             target = open_for_writing(into)
         try:
-            with _progress(sum(transfer.row_counts(source, search_id).values())) as copied:
-                counts = transfer.copy_search(source, search_id, target, new_name or name, copied)
+            rows = transfer.row_counts(source, search_id)
+            with _progress(sum(rows.values())) as copied:
+                there = transfer.copy_search(source, search_id, target, new_name or name, rows, copied)
         finally:
             target.dispose()
-    for line in columns(("table", "source", "target"), [(table, *numbers) for table, numbers in counts.items()]):
+    for line in columns(("table", "source", "target"), [(table, rows[table], there[table]) for table in rows]):
         click.echo(line)
     tell(f"search {name} is copied into {shown_url(into)}{f' as {new_name}' if new_name else ''}")
 

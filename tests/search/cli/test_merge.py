@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from search.cli import main, transfer
 from storage.engine import open_for_writing
 from storage.store import SqlStore
 from tests.filled import SETTINGS, fill
+from tests.terminal import Terminal
 
+NETSIEVE = Path(sys.executable).with_name("netsieve")
 SHORT = ["--dataset", "digits", "--candidates", "40", "--epochs", "1", "--workers", "0"]
 
 
@@ -163,3 +166,12 @@ def test_a_log_is_told_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeyp
             now[0] += 1
             copied(1_000)
     assert capsys.readouterr().err == "copied 10,000 of 30,000 rows\ncopied 20,000 of 30,000 rows\n"
+
+
+def test_a_terminal_shows_a_bar(filled: str, tmp_path: Path) -> None:
+    """It reaches its end, and the counts of both sides follow."""
+    terminal = Terminal()
+    target = f"sqlite:///{tmp_path / 'target.db'}"
+    assert terminal.run([NETSIEVE, "merge", "filled", "--db", filled, "--into", target]) == 0
+    assert re.search(r"copying  \[#+\]  (\d+)/\1\n", terminal.text)
+    assert re.search(r"candidate +(\d+) +\1\n", terminal.text)

@@ -75,7 +75,7 @@ def on_file(tmp_path: Path) -> str:
 def test_a_terminal_shows_a_run_of_another_process(tmp_path: Path) -> None:
     """Counts go up in place, with rate, best and who is at work; it ends with the search, and says so."""
     url = f"sqlite:///{tmp_path / 's.db'}"
-    options = ["--dataset", "digits", "--candidates", "400", "--epochs", "1", "--workers", "0", "--db", url]
+    options = ["--dataset", "digits", "--candidates", "150", "--epochs", "1", "--workers", "0", "--db", url]
     with subprocess.Popen([NETSIEVE, "run", "first", *options], stderr=subprocess.DEVNULL) as run:
         for _ in range(300):
             if netsieve("status", "first", url=url).exit_code == 0:
@@ -90,10 +90,10 @@ def test_a_terminal_shows_a_run_of_another_process(tmp_path: Path) -> None:
     for words in ("first  digits, space classic, seed 0", "running", "ended in the last", "completed", "rejected",
                   "channels_exceed_side", f"{run.pid} on ", "in flight", "left"):  # fmt: skip
         assert words in live[-1]
-    completed = [int(match[1]) for frame in live if (match := re.search(r"of 400 +\d+ +\d+ +(\d+)", frame))]
+    completed = [int(match[1]) for frame in live if (match := re.search(r"of 150 +\d+ +\d+ +(\d+)", frame))]
     assert completed == sorted(completed)
     assert len(set(completed)) >= 3
-    assert terminal.text.endswith("search first is complete: 400 candidates drawn")
+    assert terminal.text.endswith("search first is complete: 150 candidates drawn")
     assert "finished" in terminal.text
 
 
@@ -102,8 +102,9 @@ def test_a_log_gets_a_line_a_look(stopped: str) -> None:
     result = netsieve("watch", "filled", "--once", url=stopped)
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d UTC  stopped \(asked to\): drawn 60 of 60, rejected \d+, open 5, in flight 0, "
-        r"completed \d+, failed \d+, best 0\.\d{4}\n",
+        r"\d\d:\d\d:\d\d UTC  stopped: drawn 60 of 60, rejected \d+, open 5, in flight 0, "
+        r"completed \d+, failed \d+, best 0\.\d{4}; asked to; "
+        r"go on with: netsieve resume filled --db \S+\n",
         result.stdout,
     )
 
@@ -209,10 +210,10 @@ def test_a_database_that_is_away_is_waited_for(postgres_server: PostgresServer) 
     command = [NETSIEVE, "watch", "filled", "--interval", "0.2", "--db", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert "stopped (asked to)" in process.stdout.readline()
+        assert "stopped: drawn" in process.stdout.readline()
         postgres_server.crash(seconds_down=1.5)
         for _ in range(20):  # more than were waiting to be read
-            assert "stopped (asked to)" in process.stdout.readline()
+            assert "stopped: drawn" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
         said = process.stderr.read().splitlines() if process.stderr else []
@@ -238,14 +239,14 @@ def test_it_fits_a_narrow_terminal(width: int) -> None:
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     for words in ("7,654,321 of 10,000,000", "7,004,321", "6,000,000", "800,000", "200,000", "4,321", "0.9900",
-                  "3:00:00", "1,024", "96", "1:15", "kernel_exceeds_input", "and 2 more", "0:05 ago",
+                  "3:00:00", "1,024", "96", "1:15", "kernel_exceeds_input", "and 2 more", "0:05 ago", "stopping: ",
                   "\\x1b"):  # fmt: skip
         assert words in text, words
 
 
 def test_a_line_of_a_log_says_it_all() -> None:
     """State, counts, what is in flight, best, and what can be said of the rate."""
-    assert log_line(BUSY, Rate()) == (
+    assert log_line(BUSY, Rate(), "netsieve resume first") == (
         "13:02:03 UTC  running: drawn 7,654,321 of 10,000,000, rejected 6,000,000, open 4,321, in flight 672, "
         "completed 800,000, failed 200,000, best 0.9900; no rate yet: it takes a second look"
     )
