@@ -19,6 +19,7 @@ from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
 from search.cli.output import tell
 from search.cli.results import candidates, failures, list_searches, show, status, top
+from search.cli.sql import sql
 from search.errors import NetsieveError
 
 
@@ -85,7 +86,7 @@ def main() -> None:
 
 
 for command in (
-    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, export,
+    run, resume, check, sample, space, list_searches, status, top, candidates, failures, show, export, sql,
     stop, delete, db, doctor,
 ):  # fmt: skip
     main.add_command(command)
