@@ -13,7 +13,10 @@ SETTING = {
     "sqlite": "json_extract(s.settings, '$.{}')",
     "postgresql": "(s.settings #>> '{{{}}}')",
 }
-NUMBER = {"sqlite": "json_extract(l.values_, '$.{}')", "postgresql": "(l.values_ ->> '{}')::double precision"}
+NUMBER = {
+    "sqlite": "CAST(json_extract(l.values_, '$.{}') AS real)",
+    "postgresql": "(l.values_ ->> '{}')::double precision",
+}
 WHOLE = {"sqlite": "json_extract(l.values_, '$.{}')", "postgresql": "(l.values_ ->> '{}')::bigint"}
 LAYERS = {
     "sqlite": """
