@@ -6,7 +6,8 @@
     │   ├── SpaceError           a search space contradicts itself, or holds nothing valid
     │   ├── SettingsError        a setting is out of range, or differs from the stored search's
     │   ├── DataError            a dataset cannot be read, or does not fit the space
-    │   └── DatabaseError        a database cannot be opened, or is not netsieve's
+    │   ├── DatabaseError        a database cannot be opened, or is not netsieve's
+    │   └── QueryError           a person's SQL cannot be answered
     ├── UnknownSearch        no search of that name in the database                    (exit 2)
     ├── NotWritten           a file cannot be written; what was there before still is   (exit 1)
     ├── DatabaseLost         the database file was deleted or replaced in a run        (exit 1)
@@ -64,6 +65,10 @@ class DataError(InvalidInput):
 
 class DatabaseError(InvalidInput):
     """A database cannot be opened, or is not one of netsieve's."""
+
+
+class QueryError(InvalidInput):
+    """A person's SQL is malformed, would write, or cannot be worked out."""
 
 
 class UnknownSearch(NetsieveError):

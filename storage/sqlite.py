@@ -112,7 +112,7 @@ class SqliteFile:
             connect_args={"timeout": PATIENCE_S},
         )
         # One snapshot for all that an answer reads: the driver itself would begin no transaction for a SELECT.
-        event.listen(engine, "connect", lambda connection, _record: setattr(connection, "isolation_level", None))
+        event.listen(engine, "connect", lambda connection, _record: _only_read(connection))
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         return engine
 
@@ -165,6 +165,13 @@ class SqliteFile:
     def mark(self, connection: Connection) -> None:
         """Mark the file as netsieve's."""
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _only_read(connection: sqlite3.Connection) -> None:
+    """Begin no transaction for us; write nothing, temporary tables included, nor to a file beside (ATTACH, VACUUM)."""
+    connection.isolation_level = None
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.execute("PRAGMA query_only = ON")
 
 
 # ------------------------------------------------------------------ taking turns

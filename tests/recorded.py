@@ -114,9 +114,10 @@ def record(
             sa.func.coalesce(candidate.c.reason, ""),
             sa.func.coalesce(candidate.c.layer, NO_LAYER),
             sa.func.count(),
+            sa.case((candidate.c.reason.is_not(None), sa.func.min(candidate.c.draw_index))),
         ).group_by(*(candidate.c[key] for key in ("search_id", "status", "reason", "layer")))
         connection.execute(
-            tally.insert().from_select(["search_id", "status", "reason", "layer", "candidates"], grouped)
+            tally.insert().from_select(["search_id", "status", "reason", "layer", "candidates", "first_index"], grouped)
         )
     engine.dispose()
 

@@ -13,7 +13,6 @@ CORE = sorted(f"search.{path.stem}" for path in (ROOT / "search").glob("*.py") i
 THIRD_PARTY = {
     "alembic",
     "click",
-    "numpy",
     "pandas",
     "plotly",
     "pyarrow",

@@ -22,6 +22,7 @@ from search.cli.output import tell
 from search.cli.report import report
 from search.cli.results import candidates, failures, list_searches, show, status, top
 from search.cli.retrain import retrain
+from search.cli.sql import sql
 from search.cli.transfer import merge
 from search.cli.watch import watch_search
 from search.errors import NetsieveError
@@ -107,6 +108,7 @@ COMMANDS = (
     export,
     watch_search,
     merge,
+    sql,
     stop,
     delete,
     db,

@@ -6,16 +6,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
-from search.cli.files import require_place, written_whole
+from search.cli.files import require_place, standard_output, written_whole
 from search.cli.output import tell
 from search.cli.parameters import database_option, name_argument
 from search.cli.results import columns_option, reading, selection, sort_option, where_option
 from search.cli.writers import require_arrow, write_csv, write_jsonl, write_parquet
-from search.errors import NotWritten, SettingsError
+from search.errors import SettingsError
 
 FORMATS = ("csv", "jsonl", "parquet")
 LINE_EVERY_S = 10.0  # of progress, where stderr is no terminal
@@ -75,7 +75,7 @@ def export(
         asking = select_measurements if measurements else select
         with (
             closing(asking(connection, search.id, chosen)) as rows,
-            written_whole("--out", out) if out else nullcontext(_stdout()) as file,
+            written_whole("--out", out) if out else nullcontext(standard_output()) as file,
         ):
             counted = progress.counted(rows)
             if style == "csv":
@@ -102,12 +102,6 @@ def _style(style: str | None, out: Path | None) -> str:
     if style == "parquet" and out is None:
         raise SettingsError("--format parquet: cannot be streamed; give --out FILE.parquet")
     return style
-
-
-def _stdout() -> BinaryIO:
-    if sys.stdout is None:
-        raise NotWritten("stdout is closed; give --out FILE")
-    return sys.stdout.buffer
 
 
 class Progress:

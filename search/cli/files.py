@@ -2,12 +2,20 @@
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from search.errors import NotWritten, SettingsError
+
+
+def standard_output() -> BinaryIO:
+    """Stdout, for bytes. Raises NotWritten where it was closed before Python started."""
+    if sys.stdout is None:
+        raise NotWritten("stdout is closed; give the answer somewhere to go")
+    return sys.stdout.buffer
 
 
 def require_place(option: str, path: Path) -> None:

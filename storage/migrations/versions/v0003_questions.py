@@ -13,7 +13,10 @@ SETTING = {
     "sqlite": "json_extract(s.settings, '$.{}')",
     "postgresql": "(s.settings #>> '{{{}}}')",
 }
-NUMBER = {"sqlite": "json_extract(l.values_, '$.{}')", "postgresql": "(l.values_ ->> '{}')::double precision"}
+NUMBER = {
+    "sqlite": "CAST(json_extract(l.values_, '$.{}') AS real)",
+    "postgresql": "(l.values_ ->> '{}')::double precision",
+}
 WHOLE = {"sqlite": "json_extract(l.values_, '$.{}')", "postgresql": "(l.values_ ->> '{}')::bigint"}
 LAYERS = {
     "sqlite": """
@@ -98,8 +101,9 @@ def views(dialect: str) -> dict[str, str]:
         f"WHERE t.search_id = s.id AND t.status = '{status}') AS {status}"
         for status in ("rejected", "open", "completed", "failed")
     )
+    created_at = "s.created_at" if dialect == "postgresql" else "replace(s.created_at, ' ', 'T') || '+00:00'"
     return {
-        "searches": f"SELECT s.name AS search, s.created_at, s.netsieve_version, {recipe}, "
+        "searches": f"SELECT s.name AS search, {created_at} AS created_at, s.netsieve_version, {recipe}, "
         f"s.target, s.drawn, {counted} FROM search AS s",
         "candidates": f"""SELECT s.name AS search, c.draw_index, c.layers, c.status, c.reason,
             c.layer AS failing_layer, c.detail, c.parameters, c.macs, c.train_loss, c.val_loss, c.val_accuracy,
