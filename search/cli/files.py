@@ -41,16 +41,16 @@ def written_whole(option: str, path: Path) -> Iterator[BinaryIO]:
     ``option`` is for messages. Raises SettingsError: no such place; NotWritten: disk full, and so on.
     """
     require_place(option, path)
-    path = path.resolve()  # a link goes on leading to the file
-    hidden = path.with_name(f".{secrets.token_hex(8)}.part")
+    place = path.resolve()  # a link goes on leading to the file
+    hidden = place.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with _opened(hidden) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
             _name(file.fileno(), hidden)
-        hidden.replace(path)
-        _keep_name(path.parent)
+        hidden.replace(place)
+        _keep_name(place.parent)
     except OSError as error:
         raise NotWritten(f"{option} {path}: {error.strerror or error}; nothing was written") from None
     finally:

@@ -2,14 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import click
 
 from search.cli.files import standard_output
-from search.cli.output import PEOPLE_READ, Record, columns, format_option, print_many, tell
+from search.cli.output import PEOPLE_READ, columns, format_option, print_many, tell
 from search.cli.parameters import COUNT, database_option
 from search.cli.results import reading
 from search.cli.writers import write_csv, write_jsonl
@@ -39,7 +38,7 @@ def sql(query: str, limit: int | None, url: str, style: str) -> None:
             write_jsonl(standard_output(), answer.columns, rows)
         elif style == "json":
             records = (dict(zip(answer.columns, row, strict=True)) for row in rows)
-            print_many(style, records, _no_table)
+            print_many(style, records, lambda _: iter(()))
         else:
             shown = [[_cell(value) for value in row] for row in islice(rows, PEOPLE_READ)]
             for line in columns(answer.columns, shown):
@@ -61,7 +60,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, dict | list):
         return json.dumps(value)
     return " ".join(value.splitlines()) if isinstance(value, str) else value
-
-
-def _no_table(_records: Iterator[Record]) -> Iterator[str]:
-    raise NotImplementedError

@@ -336,7 +336,21 @@ def test_a_killed_export_leaves_nothing(place: Path, number: signal.Signals) -> 
     assert list(place.iterdir()) == []
 
 
-def test_a_full_disk_is_one_line(cli: Cli, searched: Path) -> None:
+def test_a_file_that_finds_no_room_is_one_line(searched: Path, place: Path) -> None:
+    """With the file that was asked for; nothing of it is left."""
+    environment = {**os.environ, "NETSIEVE_DB": f"sqlite:///{searched}", "PYTHONPATH": str(Path(__file__).parents[3])}
+    (place / "room").symlink_to(".")
+    for name in ("rows.csv", "rows.jsonl"):
+        command = f"ulimit -f 33; {NETSIEVE} export second --out room/{name}"  # KiB: SQLite's index takes 32
+        done = subprocess.run(
+            ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"Error: --out room/{name}: File too large; nothing was written\n"
+    assert [path.name for path in place.iterdir()] == ["room"]
+
+
+def test_a_full_disk_is_one_line(searched: Path) -> None:
     """Of stdout; and a reader who has enough ends the command quietly."""
     environment = {**os.environ, "NETSIEVE_DB": f"sqlite:///{searched}", "PYTHONPATH": str(Path(__file__).parents[3])}
     words = f"{NETSIEVE} export second"
