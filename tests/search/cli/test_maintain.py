@@ -144,8 +144,9 @@ def fail_some(url: str, reason: str, number: int) -> list[int]:
             tally.update().where(tally.c.status == "completed").values(candidates=tally.c.candidates - number)
         )
         connection.execute(
-            tally.insert().values(search_id=1, status="failed", reason=reason, layer=-1, candidates=number)
-        )
+            tally.insert().values(search_id=1, status="failed", reason=reason, layer=-1, candidates=number,
+                                  first_index=min(indices))
+        )  # fmt: skip
         now = connection.scalar(sa.select(coordinator.c.started_at))
         connection.execute(
             attempt.insert(),

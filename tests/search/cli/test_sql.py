@@ -394,7 +394,7 @@ def state_of(url: str) -> Any:
                 "SELECT * FROM search",
                 "SELECT * FROM listed",
                 "SELECT last_value, is_called FROM search_id_seq",
-                "SELECT oid, relname, reltuples::text FROM pg_class ORDER BY 1",
+                "SELECT oid, relname FROM pg_class ORDER BY 1",
                 "SELECT oid FROM pg_largeobject_metadata",
                 "SELECT oid, rolname FROM pg_roles ORDER BY 1",
                 "SELECT description FROM pg_description WHERE objoid = 'candidate'::regclass",
