@@ -43,7 +43,7 @@ def reopen(engine: Engine, search_id: int, reasons: Collection[FailureReason]) -
 
 def _reopen(connection: Connection, search_id: int, reason: FailureReason) -> int:
     """Open those of one reason, and forgive their attempts, tallies not counted; how many."""
-    measured = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "curve", "seconds")
+    measured = ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "curve", "seconds", "ended_at")
     emptied = dict.fromkeys(("reason", "detail", *measured), None)
     opened = connection.scalars(
         candidate.update()

@@ -113,6 +113,7 @@ candidate = Table(
     Column("attempts", Integer, nullable=False),  # trainings that were seen to begin
     Column("test_loss", Double),  # on the dataset's test images after the last epoch, where the search asks for it
     Column("test_accuracy", Double),  # 0 to 1
+    Column("ended_at", Moment),  # when it was recorded that it completed or failed; NULL before schema 0003
     UniqueConstraint("search_id", "digest"),
     CheckConstraint("status IN ('rejected', 'open', 'completed', 'failed')", name="status"),
     CheckConstraint("(status IN ('rejected', 'failed')) = (reason IS NOT NULL)", name="reason"),
@@ -183,6 +184,7 @@ coordinator = Table(
     Column("seen_at", Moment, nullable=False),  # its last sign of life
     Column("ended_at", Moment),  # NULL: at work, or killed
     Column("ending", Text),  # why it ended before the search was finished; NULL: finished, or killed
+    Column("versions", JSON(none_as_null=True)),  # of what results depend on, by name; NULL before schema 0003
     Column("stop_asked", Boolean, nullable=False, server_default=false()),  # netsieve stop
 )
 

@@ -290,7 +290,7 @@ class SqlStore:
         ended = {task: outcome for task, outcome in outcomes.items() if task.index in still_open}
         if not ended:
             return
-        columns = _ending(next(iter(ended.values()))).keys()
+        columns = _ending(next(iter(ended.values())), now).keys()
         connection.execute(
             candidate.update()
             .where(
@@ -304,7 +304,7 @@ class SqlStore:
                     "b_search": self._search_id,
                     "b_index": task.index,
                     "b_begun": task.begun,
-                    **{f"b_{name}": value for name, value in _ending(outcome).items()},
+                    **{f"b_{name}": value for name, value in _ending(outcome, now).items()},
                 }
                 for task, outcome in ended.items()
             ],
@@ -350,8 +350,8 @@ class SqlStore:
 
     # -------------------------------------------------- coordinators
 
-    def join(self, beside: queries.Beside = queries.Beside.ANYBODY) -> None:
-        """Register this process as one of the search's coordinators.
+    def join(self, beside: queries.Beside = queries.Beside.ANYBODY, versions: Mapping[str, str] | None = None) -> None:
+        """Register this process as one of the search's coordinators, with the versions that its results depend on.
 
         Raises SettingsError while another one is at work beside which it may not be.
         """
@@ -360,7 +360,13 @@ class SqlStore:
             queries.require_room(connection, self._search_id, beside)
             now = queries.now(connection)
             row = connection.execute(
-                coordinator.insert().values(search_id=self._search_id, **this_process(), started_at=now, seen_at=now)
+                coordinator.insert().values(
+                    search_id=self._search_id,
+                    **this_process(),
+                    versions=None if versions is None else dict(versions),
+                    started_at=now,
+                    seen_at=now,
+                )
             )
             assert row.inserted_primary_key is not None
             self._coordinator_id = row.inserted_primary_key[0]
@@ -573,7 +579,7 @@ def _gaps(leases: Iterable[Row[Any]], drawn: int) -> Iterator[tuple[int, int]]:
         yield free, drawn
 
 
-def _ending(outcome: Outcome) -> dict[str, Any]:
+def _ending(outcome: Outcome, now: datetime) -> dict[str, Any]:
     """The columns that an outcome fills in."""
     last = outcome.measurements[-1] if outcome.measurements else None
     return {
@@ -588,4 +594,5 @@ def _ending(outcome: Outcome) -> dict[str, Any]:
         "test_accuracy": outcome.test and outcome.test.accuracy,
         "curve": [[m.train_loss, m.val_loss, m.val_accuracy] for m in outcome.measurements] or None,
         "seconds": outcome.seconds,
+        "ended_at": now,
     }

@@ -31,6 +31,7 @@ class Run:
     ended_at: datetime | None  # None: at work, or killed
     ending: str | None  # why it ended before the search was finished
     at_work: bool
+    versions: dict[str, str]  # of what its results depend on; empty before schema 0003
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Completed(NamedTuple):
     val_loss: float | None
     val_accuracy: float
     seconds: float | None
+    ended: float | None  # when, in seconds of UTC since 1970; None before schema 0003
 
 
 def runs(connection: Connection, search_id: int, limit: int) -> list[Run]:
@@ -83,7 +85,16 @@ def runs(connection: Connection, search_id: int, limit: int) -> list[Run]:
     query = sa.select(coordinator).where(coordinator.c.search_id == search_id)
     rows = connection.execute(query.order_by(coordinator.c.id.desc()).limit(limit)).all()
     return [
-        Run(row.host, row.pid, row.started_at, row.seen_at, row.ended_at, row.ending, row.id in at_work)
+        Run(
+            row.host,
+            row.pid,
+            row.started_at,
+            row.seen_at,
+            row.ended_at,
+            row.ending,
+            row.id in at_work,
+            row.versions or {},
+        )
         for row in reversed(rows)
     ]
 
@@ -150,14 +161,15 @@ def stretches(connection: Connection, search_id: int, drawn: int, most: int) -> 
 
 def completed(connection: Connection, search_id: int) -> Iterator[Completed]:
     """The completed candidates in draw order, streamed."""
-    columns = [candidate.c[name] for name in Completed._fields]
+    columns = [candidate.c[name] for name in (*Completed._fields[:-1], "ended_at")]
     query = (
         sa.select(*columns)
         .where(candidate.c.search_id == search_id, literally(Status.COMPLETED))
         .order_by(candidate.c.draw_index)
     )
     for row in connection.execute(query, execution_options={"yield_per": AT_ONCE}):
-        yield Completed(*row)
+        *values, ended_at = row
+        yield Completed._make((*values, ended_at and ended_at.timestamp()))
 
 
 def layer_strings(connection: Connection, search_id: int, indices: Sequence[int]) -> dict[int, str]:

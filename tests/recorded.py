@@ -61,6 +61,7 @@ class Row:
             "val_accuracy": self.accuracy if trained else None, "epochs": len(self.curve) if trained else 0,
             "curve": self.curve if trained else None, "seconds": self.seconds if trained else None,
             "attempts": int(trained),
+            "ended_at": BEGAN + timedelta(seconds=60 * index) if trained else None,
         }  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def record(
                     started_at=started, seen_at=datetime.now(UTC) if working else started + timedelta(minutes=30),
                     ended_at=None if working else started + timedelta(minutes=30),
                     ending=None if working else "SIGINT <once>",
+                    versions={"torch": "2.13.0", "processor": "Some <CPU>"},
                 )
             )  # fmt: skip
         count = 0

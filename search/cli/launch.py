@@ -5,10 +5,12 @@ written: options, space, dataset, database, and differences from the stored sear
 """
 
 import os
+import platform
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,6 +301,22 @@ def _quiet_stdout() -> Iterator[None]:
 # ------------------------------------------------------------------ the run
 
 
+def versions() -> dict[str, str]:
+    """Of what the numbers of a training depend on, here; workers of a cluster are to have the same."""
+    packages = {name: version(name) for name in ("netsieve", "torch", "ray", "numpy")}
+    return {**packages, "python": platform.python_version(), "processor": _processor()}
+
+
+def _processor() -> str:
+    """The processor's model, as Linux names it; elsewhere its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
 def _work(
     name: str,
     options: Options,
@@ -321,7 +339,7 @@ def _work(
     engine = open_for_writing(options.url)
     stack.callback(engine.dispose)
     store = SqlStore.open(engine, name, settings, limits.candidates, strings=listed)
-    store.join(_beside(options))
+    store.join(_beside(options), versions())
     if options.retry:
         opened = maintenance.reopen(engine, store.search_id, options.retry)
         tell(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})")

@@ -7,6 +7,7 @@ style. A figure that has nothing to show is its sentence alone.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -28,6 +29,7 @@ TEN = (  # seven mid-tones for the best ten; the last three are the first ones a
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 BINS = 40
 ACCURACY = {"tickformat": ".1~%", "minallowed": -0.02, "maxallowed": 1.02}  # of an axis: room for a marker
+MOST_TIMES = 500  # moments of a line
 FEWEST = 10  # candidates on each side of a comparison at a position
 
 
@@ -49,6 +51,7 @@ def draw(found: Findings) -> dict[str, Figure]:
         sieve(found),
         reasons(found),
         progress(found),
+        over_time(found),
         best_so_far(found),
         accuracies(found),
         losses(found),
@@ -210,6 +213,27 @@ def progress(found: Findings) -> Figure:
     axis = _axis("index of the draw", showgrid=False, **_whole(counts.drawn))
     spec = _spec(traces, 260, axis, _axis("candidates"), barmode="stack", bargap=0, showlegend=True)
     return Figure("progress", title, says, spec, 260)
+
+
+def over_time(found: Findings) -> Figure:
+    """How many candidates had completed by the clock; pauses between runs are flat."""
+    title, ended = "Progress over time", np.sort(found.trained.ended[np.isfinite(found.trained.ended)])
+    if not len(ended):
+        return _nothing("over-time", title, "No candidate has completed whose time was recorded.")
+    shown = np.unique(np.linspace(0, len(ended) - 1, MOST_TIMES).astype(np.int64))
+    moments = [datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S") for at in ended[shown].tolist()]
+    trace = go.Scatter(x=moments, y=(shown + 1).tolist(), mode="lines", line={"shape": "hv", "color": BLUE, "width": 2},
+                       hovertemplate="%{y:,} completed by %{x}<extra></extra>")  # fmt: skip
+    took = float(ended[-1] - ended[0])
+    untold = len(found.trained) - len(ended)
+    says = (
+        f"{counted(len(ended), 'candidate')} completed within {duration(took)}"
+        + (f", {(len(ended) - 1) / took * 60:.1f} a minute on average, pauses included" if took > 0 else "")
+        + (f"; of {count(untold)} more the time was not recorded" if untold else "")
+        + "."
+    )
+    spec = _spec([trace], 260, _axis("UTC", type="date", showgrid=False), _axis("completed", rangemode="tozero"))
+    return Figure("over-time", title, says, spec, 260)
 
 
 # ------------------------------------------------------------------ what was reached

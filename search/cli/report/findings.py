@@ -37,6 +37,7 @@ class Trained:
     val_loss: Floats
     val_accuracy: Floats  # 0 to 1
     seconds: Floats  # in training
+    ended: Floats  # when, in seconds of UTC since 1970
 
     def __len__(self) -> int:
         return len(self.index)

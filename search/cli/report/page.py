@@ -247,14 +247,14 @@ def _examples(examples: Iterable[Any], total: int) -> str:
 def _progressed(found: Findings, figure: Drawings) -> Iterator[str]:
     yield _heading("progressed", "Progress")
     yield figure("progress")
+    yield figure("over-time")
     if not found.runs:
         yield _paragraph("No run of the search has begun.")
         return
     left_out = found.run_count - len(found.runs)
     last = f" The last {MOST_RUNS} are listed." if left_out else ""
     yield _paragraph(
-        f"When a candidate completed is not stored, so time is told by draw order, by the seconds that trainings took "
-        f"({duration(float(np.nansum(found.trained.seconds)))} in all for the completed ones), and by the runs: "
+        f"The completed candidates were {duration(float(np.nansum(found.trained.seconds)))} in training, all together; "
         f"there {'has' if found.run_count == 1 else 'have'} been {counted(found.run_count, 'run')}.{last}"
     )
     rows = []
@@ -467,17 +467,23 @@ def _again(found: Findings, _: Drawings) -> Iterator[str]:
             ("dataset", f"{escaped(settings.dataset)}, SHA-256 <code>{escaped(settings.dataset_sha256)}</code>"),
             ("device", escaped(settings.device)),
             ("machines", escaped(", ".join(sorted({run.host for run in found.runs}))) or "none yet"),
+            *(("trained with", escaped(line)) for line in _trained_with(found)),
             ("this page", f"{_moment(found.at)}, {escaped(_versions())}"),
         )
     )
     yield _paragraph(
-        "Versions of torch and ray are those of the machine that wrote this page; those of the runs are not recorded. "
-        "On the same processor "
-        "model, thread count and torch version the numbers are equal to the bit, elsewhere within a tolerance.",
+        "On the same processor model, thread count and torch version the numbers come out equal to the bit; elsewhere "
+        "rounding differs, and training amplifies it.",
         "note",
     )
     writer = f"Written by netsieve {escaped(_version('netsieve'))}."
     yield f"<footer>{writer} The file holds its data and its scripts; it loads nothing.</footer>"
+
+
+def _trained_with(found: Findings) -> list[str]:
+    """The versions that the runs recorded, each set of them once."""
+    told = [", ".join(f"{name} {value}" for name, value in sorted(run.versions.items())) for run in found.runs]
+    return sorted({line for line in told if line})
 
 
 def _folded(command: Sequence[str], options: dict[str, object]) -> str:

@@ -52,6 +52,8 @@ def upgrade() -> None:
     """Add columns, a table, indexes and views; find the examples of what was recorded."""
     op.add_column("candidate", sa.Column("test_loss", sa.Double))
     op.add_column("candidate", sa.Column("test_accuracy", sa.Double))
+    op.add_column("candidate", sa.Column("ended_at", sa.DateTime(timezone=True)))
+    op.add_column("coordinator", sa.Column("versions", sa.JSON))
     op.add_column("tally", sa.Column("first_index", sa.BigInteger))
     op.create_table(
         "listed",
@@ -101,13 +103,15 @@ def views(dialect: str) -> dict[str, str]:
         f"WHERE t.search_id = s.id AND t.status = '{status}') AS {status}"
         for status in ("rejected", "open", "completed", "failed")
     )
-    created_at = "s.created_at" if dialect == "postgresql" else "replace(s.created_at, ' ', 'T') || '+00:00'"
+    moment = "{}" if dialect == "postgresql" else "replace({}, ' ', 'T') || '+00:00'"
+    created_at, ended_at = moment.format("s.created_at"), moment.format("c.ended_at")
     return {
         "searches": f"SELECT s.name AS search, {created_at} AS created_at, s.netsieve_version, {recipe}, "
         f"s.target, s.drawn, {counted} FROM search AS s",
         "candidates": f"""SELECT s.name AS search, c.draw_index, c.layers, c.status, c.reason,
             c.layer AS failing_layer, c.detail, c.parameters, c.macs, c.train_loss, c.val_loss, c.val_accuracy,
-            c.test_loss, c.test_accuracy, c.epochs, c.seconds, c.attempts, {recipe}
+            c.test_loss, c.test_accuracy, c.epochs, c.seconds, {ended_at} AS ended_at, c.attempts,
+            {recipe}
             FROM candidate AS c JOIN search AS s ON s.id = c.search_id""",
         "layers": f"""SELECT s.name AS search, l.draw_index, l.position, l.kind, l.layer,
             {NUMBER[dialect].format("channel_factor")} AS channel_factor,

@@ -27,8 +27,8 @@ Make = Callable[..., "Page"]
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'<!--"
 FIGURES = {
-    "sieve", "reasons", "progress", "best-so-far", "accuracy", "loss", "parameters", "macs", "effects", "positions",
-    "curves",
+    "sieve", "reasons", "progress", "over-time", "best-so-far", "accuracy", "loss", "parameters", "macs", "effects",
+    "positions", "curves",
 }  # fmt: skip
 
 
