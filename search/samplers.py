@@ -88,10 +88,10 @@ class ListedSampler:
     def draw(self, start: int, stop: int) -> list[Architecture]:
         """The architectures of indices start to stop - 1. Raises Stopped beyond the end of the list.
 
-        A list may be extended by another run; who does not know the new strings must not draw them.
+        A list may be extended by another run: who draws beyond what it knows must read the list again.
         """
         if stop > len(self.strings):
-            raise Stopped("the search's list of strings was extended meanwhile; netsieve resume goes on with all of it")
+            raise Stopped(f"the list has {len(self.strings)} strings here, and index {stop - 1} is to be drawn")
         return [parse(text) for text in self.strings[start:stop]]
 
 

@@ -41,7 +41,7 @@ def candidates(
     *,
     where: str | Iterable[str] = (),
     sort: str | None = None,
-    columns: Iterable[str] = FIELDS,
+    columns: str | Iterable[str] = FIELDS,
 ) -> "pd.DataFrame":
     """The candidates of a search: a row each, in index order unless sorted, a column a field.
 
@@ -64,7 +64,7 @@ def measurements(
     *,
     where: str | Iterable[str] = (),
     sort: str | None = None,
-    columns: Iterable[str] = ("index",),
+    columns: str | Iterable[str] = ("index",),
 ) -> "pd.DataFrame":
     """The learning curves of the selected candidates: a row a finished epoch.
 
@@ -75,9 +75,13 @@ def measurements(
     return _frame(url, name, _selection(where, sort, columns), per_epoch=True)
 
 
-def _selection(where: str | Iterable[str], sort: str | None, columns: Iterable[str]) -> Selection:
+def _selection(where: str | Iterable[str], sort: str | None, columns: str | Iterable[str]) -> Selection:
     conditions = tuple(map(Condition.parse, [where] if isinstance(where, str) else where))
-    return Selection(conditions, tuple(Order.parse(sort)) if sort else (), parse_columns(",".join(columns)))
+    return Selection(
+        conditions,
+        tuple(Order.parse(sort)) if sort else (),
+        parse_columns(columns if isinstance(columns, str) else ",".join(columns)),
+    )
 
 
 def _frame(url: str, name: str, selection: Selection, *, per_epoch: bool) -> "pd.DataFrame":

@@ -36,8 +36,8 @@ def reopen(engine: Engine, search_id: int, reasons: Collection[FailureReason]) -
         changes = {(Status.FAILED.value, reason.value, NO_LAYER): -count for reason, count in opened.items() if count}
         changes[Status.OPEN.value, "", NO_LAYER] = sum(opened.values())
         count_changes(connection, search_id, changes, {})
-        which = tally.c.search_id == search_id, tally.c.reason.in_(opened), tally.c.status == Status.FAILED
-        connection.execute(tally.update().where(*which).values(first_index=None))
+        for reason in (reason for reason, count in opened.items() if count):
+            _find_example(connection, search_id, reason)
         return sum(opened.values())
 
 
@@ -55,6 +55,18 @@ def _reopen(connection: Connection, search_id: int, reason: FailureReason) -> in
         which = attempt.c.search_id == search_id, queries.one_of(connection, attempt.c.draw_index, opened)
         connection.execute(attempt.update().where(*which).values(forgiven=True))
     return len(opened)
+
+
+def _find_example(connection: Connection, search_id: int, reason: FailureReason) -> None:
+    """Point a tally at the first candidate that has failed for a reason, if one has meanwhile, by another coordinator.
+
+    ``count_changes`` has locked that tally: what was committed before is seen here, and what comes later waits.
+    """
+    first = sa.select(sa.func.min(candidate.c.draw_index)).where(
+        candidate.c.search_id == search_id, candidate.c.status == Status.FAILED, candidate.c.reason == reason
+    )
+    which = tally.c.search_id == search_id, tally.c.status == Status.FAILED, tally.c.reason == reason
+    connection.execute(tally.update().where(*which).values(first_index=first.scalar_subquery()))
 
 
 def delete(engine: Engine, search_id: int) -> None:

@@ -31,6 +31,7 @@ STEPS_BETWEEN_LOOKS = 100_000  # SQLite's, at whether Ctrl-C was pressed: some m
 # Answered in SQLite's codes: the query is at fault. Others are the database's: locked, damaged, a full disk.
 _REFUSALS = {
     sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_SCHEMA,  # what the first statement of a connection gets instead, for a column that is unknown
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_TOOBIG,
     sqlite3.SQLITE_MISMATCH,
@@ -40,7 +41,7 @@ _REFUSALS = {
 # Classes of Postgres' SQLSTATE that are not the query's fault: connection, rollback, resources, operator, system.
 _FAULTS = ("08", "40", "53", "55", "57", "58", "F0", "XX")
 _UNKNOWN = {"42P01", "42703"}  # undefined table, undefined column
-_NO_CURSOR = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*(EXPLAIN|SHOW)\b", re.IGNORECASE | re.DOTALL)
+_NO_CURSOR = re.compile(r"(\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*+(EXPLAIN|SHOW)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

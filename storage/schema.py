@@ -220,6 +220,10 @@ attempt = Table(
     Column("forgiven", Boolean, nullable=False, server_default=false()),  # by resume --retry: not charged any more
 )
 
+# What went wrong last, for who watches; the index holds nothing that is in flight.
+_ended = attempt.c.ending.is_not(None)
+Index("ix_attempt_ended", attempt.c.search_id, attempt.c.ended_at, sqlite_where=_ended, postgresql_where=_ended)
+
 _in_flight = attempt.c.ending.is_(None)
 Index(
     "ix_attempt_in_flight",

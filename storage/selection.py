@@ -41,8 +41,9 @@ OPERATORS: dict[str, Comparison] = {
     ">=": operator.ge,
     "<": operator.lt,
     ">": operator.gt,
-    "~": lambda column, text: column.contains(text, autoescape=True),  # contains
-    "!~": lambda column, text: ~column.contains(text, autoescape=True),
+    # Contains: by replace, which minds upper and lower case on both databases, as LIKE does not on SQLite.
+    "~": lambda column, text: sa.func.replace(column, text, "") != column,
+    "!~": lambda column, text: sa.func.replace(column, text, "") == column,
 }
 _CONDITION = re.compile(r"\s*([A-Za-z_]+)\s*(<=|>=|!=|!~|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
 
@@ -207,6 +208,10 @@ def _value(text: str, field: str, sign: str, value: str) -> str | float | int | 
     kind = _column(field).type.python_type
     if value.lower() == NONE and sign in {"=", "!="}:
         return None
+    if "~" in sign and not value:
+        raise SettingsError(f"{where}: write the text that {field} contains after {sign}")
+    if value.startswith("="):
+        raise SettingsError(f"{where}: write a single = for equal")
     if "~" in sign and kind is not str:
         raise SettingsError(f"{where}: {sign} is for text, and {field} is a number; write {field}>=1, for example")
     if kind is str:
@@ -219,6 +224,8 @@ def _value(text: str, field: str, sign: str, value: str) -> str | float | int | 
     except ValueError:
         what = "a number" if kind is float else "a whole number"
         raise SettingsError(f"{where}: {field} is compared with {what}, not with {quoted(value)}") from None
-    if not math.isfinite(number) or abs(number) > LARGEST_INTEGER:
+    if not math.isfinite(number):
+        raise SettingsError(f"{where}: no finite number; write {field}!={NONE} for those that have one")
+    if abs(number) > LARGEST_INTEGER:
         raise SettingsError(f"{where}: {quoted(value)} is beyond what is stored; the largest is 2^63 - 1")
     return number

@@ -457,8 +457,7 @@ def _extend_list(connection: Connection, name: str, search_id: int, strings: Seq
         {"search_id": search_id, "draw_index": index, "layers": layers}
         for index, layers in enumerate(strings[len(stored) :], len(stored))
     ]
-    if rows:
-        connection.execute(listed.insert(), rows)
+    insert_rows(connection, listed, rows)
 
 
 def insert(connection: Connection, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":

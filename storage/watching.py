@@ -16,7 +16,7 @@ from storage.queries import By, CandidateRow, FailureCount, Standing, literally
 from storage.schema import attempt, candidate, lease
 
 BEST = 5
-LOOKED_AT = 200  # attempts, the last by index, among which the latest failures are found
+LATEST = 50  # failures
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,11 @@ def _in_flight(connection: Connection, search_id: int) -> dict[int, tuple[int, d
 
 
 def _latest_failures(connection: Connection, search_id: int) -> list[Failure]:
-    """Of the last attempts by index, which are dispatched in that order: those that failed."""
+    """The attempts that failed last, the latest first."""
     rows = connection.execute(
         sa.select(attempt.c.draw_index, attempt.c.ending, attempt.c.ended_at, attempt.c.detail)
-        .where(attempt.c.search_id == search_id)
-        .order_by(attempt.c.draw_index.desc(), attempt.c.number.desc())
-        .limit(LOOKED_AT)
+        .where(attempt.c.search_id == search_id, attempt.c.ending.is_not(None), attempt.c.ending.in_(FailureReason))
+        .order_by(attempt.c.ended_at.desc())
+        .limit(LATEST)
     )
-    known = set(FailureReason)
-    found = [Failure(row[0], FailureReason(row[1]), row[2], row[3] or "") for row in rows if row[1] in known and row[2]]
-    return sorted(found, key=lambda failure: failure.ended_at, reverse=True)
+    return [Failure(row[0], FailureReason(row[1]), row[2], row[3] or "") for row in rows]

@@ -78,11 +78,6 @@ def test_the_test_of_the_core_can_fail() -> None:
 @pytest.mark.parametrize(
     ("command", "unloaded"),
     [
-        (
-            "from search.cli import main",
-            {"torch", "ray", "sqlalchemy", "alembic", "numpy", "rich", "sklearn", "plotly"},
-        ),
-        ("import search.cli, storage.queries, storage.engine", {"torch", "ray", "alembic", "numpy", "rich", "sklearn"}),
         ("from search.cli import main", {*SLOW, "sqlalchemy"}),
         ("import search.cli, storage.queries, storage.engine, storage.frames", SLOW),
     ],

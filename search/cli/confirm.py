@@ -12,7 +12,6 @@ same database with the same claims, leases, resume and proof as any other.
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,8 +22,9 @@ from search.cli.options import Options, work_options
 from search.cli.output import Record, as_record, cell, columns, format_option, print_many, tell
 from search.cli.parameters import COUNT, default_data_dir, name_argument
 from search.cli.results import reading
+from search.cli.retrain import require_same_images
 from search.cli.signals import exit_code
-from search.errors import DataError, InvalidInput
+from search.errors import InvalidInput
 from search.settings import CANDIDATES, LARGEST_INTEGER, require_name
 
 if TYPE_CHECKING:
@@ -65,9 +65,12 @@ def confirm(ctx: click.Context, /, name: str, top: int, seeds: int, style: str, 
     test images, which nothing was chosen by. Each seed is a search of its own (NAME.confirm-1, ...):
     type the command again to go on after an interruption, or with more seeds or a larger --top.
     """
+    from workers.datasets import load
+
     search, best = _chosen(name, top, work["url"])
     names = [require_name(f"{name}.confirm-{number}") for number in range(1, seeds + 1)]
-    _require_same_images(search, work["data_dir"])
+    settings = search.settings
+    require_same_images(load(settings.dataset, work["data_dir"] or default_data_dir()), name, settings)
     code = 0
     for number, confirming in enumerate(names, 1):
         tell(f"seed {number} of {seeds}: search {confirming}")
@@ -79,7 +82,7 @@ def confirm(ctx: click.Context, /, name: str, top: int, seeds: int, style: str, 
             break
     found = _confirmed(work["url"], names, best)
     print_many(style, map(as_record, found), _table)
-    for line in _summary(found):
+    for line in _summary(found, seeds):
         tell(line)
     ctx.exit(code)
 
@@ -94,16 +97,6 @@ def _chosen(name: str, top: int, url: str) -> "tuple[SearchRow, list[CandidateRo
     if not best:
         raise InvalidInput(f"NAME {name}: no candidate is completed yet; go on with it: netsieve resume {name}")
     return search, best
-
-
-def _require_same_images(search: "SearchRow", data_dir: Path | None) -> None:
-    """Raise DataError unless the images here are those that the search was trained on."""
-    from workers.datasets import load
-
-    settings = search.settings
-    dataset = load(settings.dataset, data_dir or default_data_dir()).first(settings.recipe.train_images)
-    if dataset.sha256() != settings.dataset_sha256:
-        raise DataError(f"dataset {settings.dataset}: not the images that search {search.name} was trained on")
 
 
 def _strings(url: str, confirming: str, best: "Sequence[CandidateRow]") -> tuple[str, ...]:
@@ -153,7 +146,7 @@ def _options(
 
 
 def _confirmed(url: str, names: Sequence[str], best: "Sequence[CandidateRow]") -> list[Confirmed]:
-    """The best under the seeds that are there, by their mean; those without one last."""
+    """The best under the seeds that are there: those that ended under most of them first, then by their mean."""
     from storage import queries
 
     with reading(url) as connection:
@@ -162,7 +155,7 @@ def _confirmed(url: str, names: Sequence[str], best: "Sequence[CandidateRow]") -
             _under(rank, row, [queries.details_of(connection, search.id, row.layers) for search in searches])
             for rank, row in enumerate(best, 1)
         ]
-    return sorted(found, key=lambda row: (row.mean is None, -(row.mean or 0), row.rank))
+    return sorted(found, key=lambda row: (-(row.seeds + row.failed), row.mean is None, -(row.mean or 0), row.rank))
 
 
 def _under(rank: int, row: "CandidateRow", seeds: "Sequence[CandidateDetails | None]") -> Confirmed:
@@ -197,22 +190,46 @@ def _std(values: Sequence[float]) -> float | None:
 
 
 def _table(records: Iterator[Record]) -> Iterator[str]:
-    keys = ("rank", "index", "found", "seeds", "mean", "std", "low", "high", "test_mean", "test_std", "layers")
+    keys = (
+        "rank",
+        "index",
+        "found",
+        "seeds",
+        "failed",
+        "mean",
+        "std",
+        "low",
+        "high",
+        "test_mean",
+        "test_std",
+        "layers",
+    )
     yield from columns(keys, [[record[key] for key in keys] for record in records])
 
 
-def _summary(found: Sequence[Confirmed]) -> Iterator[str]:
+def _summary(found: Sequence[Confirmed], seeds: int) -> Iterator[str]:
     """How much of what was found was luck."""
     rows = [row for row in found if row.mean is not None]
     if not rows:
         return
     then, now = statistics.fmean(row.found for row in rows), statistics.fmean(row.mean or 0 for row in rows)
-    yield f"\n{len(rows)} candidates: accuracy {cell(then)} when found, {cell(now)} under other seeds, on average"
+    of = "1 candidate" if len(rows) == 1 else f"{len(rows)} candidates"
+    yield f"\n{of}, accuracy on average: {cell(then)} when found, {cell(now)} under other seeds"
     tests = [row.test_mean for row in rows if row.test_mean is not None]
     if tests:
         yield f"on the dataset's test images: {cell(statistics.fmean(tests))}"
     else:
         yield "the dataset has no test images, so the validation images, by which they were chosen, are all there is"
+    failed = sum(row.failed for row in found)
+    if failed:
+        yield f"{failed} of these trainings failed and are in no mean; netsieve failures says why"
     first = rows[0]
-    spread = f"{cell(first.mean)} ± {cell(first.std)}"
-    yield f"best under other seeds: index {first.index} (number {first.rank} when found), {spread}"
+    if any(row.seeds + row.failed < seeds for row in found):
+        yield f"not all of the {seeds} seeds have ended yet: the order is provisional"
+    elif first.std is not None:
+        on_test = "" if first.test_mean is None else f", {cell(first.test_mean)} on test images"
+        yield (
+            f"highest mean: index {first.index} (number {first.rank} when found), {cell(first.mean)}, "
+            f"standard deviation {cell(first.std)} over {first.seeds} seeds{on_test}; "
+            "chosen as the highest of these, it is a little lucky again"
+        )

@@ -7,7 +7,7 @@ written: options, space, dataset, database, and differences from the stored sear
 import os
 import platform
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import fields, replace
 from importlib.metadata import version
@@ -22,11 +22,13 @@ from search.cli.parameters import Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
-from search.run import Executor, Run, StopRequest, judge_with
+from search.run import Drawn, Executor, Run, StopRequest, judge_with
 from search.settings import Limits, Recipe, SearchSettings, difference
+from search.shapes import Rules
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
+    from search.samplers import Sampler
     from storage.queries import Beside, SearchRow, Standing
     from workers.datasets import Dataset
     from workers.training import Trainer
@@ -345,7 +347,7 @@ def _work(
         tell(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})")
     sampler = sampler_of(settings, listed)
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
-    judge = judge_with(sampler, settings.space.rules)
+    judge = _judge(options.url, store.search_id, sampler, settings.space.rules)
     why: str | None = "an error in netsieve"
     is_away = False
     try:
@@ -359,6 +361,21 @@ def _work(
             with suppress(Stopped):
                 store.leave(why)
     return why, signals
+
+
+def _judge(url: str, search_id: int, sampler: "Sampler", rules: Rules) -> Callable[[int, int], list[Drawn]]:
+    """Draws and checks, also the strings that another run has added to the search's list meanwhile."""
+    from search.samplers import ListedSampler
+    from storage import queries
+
+    def judge(start: int, stop: int) -> list[Drawn]:
+        nonlocal sampler
+        if isinstance(sampler, ListedSampler) and stop > len(sampler.strings):
+            with reading(url) as connection:
+                sampler = ListedSampler(queries.listed(connection, search_id))
+        return judge_with(sampler, rules)(start, stop)
+
+    return judge
 
 
 def _conclude(name: str, options: Options, why: str | None, signals: list[int]) -> int:

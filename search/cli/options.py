@@ -57,7 +57,8 @@ _SEARCH = [  # what makes a search, and when a run of it ends
     click.option(
         "--strings", type=click.Path(path_type=Path), metavar="FILE",
         callback=lambda _ctx, _param, path: () if path is None else read_strings(path),
-        help="Search these layer strings, one a line, instead of draws; also CSV or JSON lines with a key 'layers'.",
+        help="Search these layer strings, one a line, instead of draws; also CSV or JSON lines with a key 'layers'. "
+        "Empty lines and those that begin with '#' are skipped.",
     ),
     click.option("--seed", type=SEED, default=0, show_default=True),
     click.option(

@@ -132,7 +132,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.3g}" if 0 < abs(value) < 0.0005 else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from search.cli.files import standard_output
 from search.cli.output import (
     PEOPLE_READ,
     Command,
@@ -23,6 +24,7 @@ from search.cli.output import (
     sparkline,
 )
 from search.cli.parameters import COUNT, INDEX, database_option, name_argument
+from search.cli.writers import write_csv
 from search.errors import InvalidInput
 from search.layer_string import parse
 from search.shapes import check, costs
@@ -187,6 +189,9 @@ def candidates(
     with reading(url) as connection:
         search = queries.require(connection, name)
         with closing(select(connection, search.id, chosen)) as rows:
+            if style == "csv":  # with its header, also where there is no row
+                write_csv(standard_output(), asked, rows)
+                return
             records = (dict(zip(asked, row, strict=True)) for row in rows)
             if style != "table":
                 print_many(style, records, _table)

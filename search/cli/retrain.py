@@ -171,7 +171,7 @@ def _request(
     for images in (dataset, test):
         if images is not None:
             require_fit(images, settings.space)
-    _require_same_images(dataset, name, settings)
+    require_same_images(dataset, name, settings)
     given = {key: value for key, value in changes.items() if value is not None}
     if given.get("train_images") == AllOrCount.ALL:
         given["train_images"] = len(dataset.images)
@@ -182,7 +182,7 @@ def _request(
     return Request(name, stored, used, changed, dataset.first(used.recipe.train_images), test)
 
 
-def _require_same_images(dataset: "Dataset", name: str, settings: SearchSettings) -> None:
+def require_same_images(dataset: "Dataset", name: str, settings: SearchSettings) -> None:
     """Raise SettingsError unless the search was trained on the first of these images."""
     found = dataset.first(settings.recipe.train_images).sha256()
     if found != settings.dataset_sha256:

@@ -59,4 +59,4 @@ def _cell(value: Any) -> Any:
     """A value that fits a line of a table."""
     if isinstance(value, dict | list):
         return json.dumps(value)
-    return " ".join(value.splitlines()) if isinstance(value, str) else value
+    return "".join(c if c.isprintable() else " " for c in value) if isinstance(value, str) else value

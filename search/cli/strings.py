@@ -39,14 +39,17 @@ def _texts(path: Path, lines: Iterator[str]) -> Iterator[tuple[str, str]]:
         where, text = f"--strings {path}, line {number}", line.strip()
         if not text or text.startswith("#"):
             continue
-        if "layers" in (header := _fields(text)):  # CSV: the rest is its rows
+        header = _fields(text)
+        if header == ["layers"]:  # a title over plain strings, in quotes or not
+            continue
+        if "layers" in header:  # CSV: the rest is its rows
             column = header.index("layers")
             rows = csv.reader(lines)
             for row in rows:
                 if row:
                     yield f"--strings {path}, line {number + rows.line_num}", row[column] if column < len(row) else ""
             return
-        yield where, _layers_of(where, text) if text.startswith("{") else text
+        yield where, _layers_of(where, text) if text.startswith("{") else text.strip('"')
 
 
 def _fields(line: str) -> list[str]:

@@ -53,7 +53,7 @@ TEXTS = [
     "val_accuracy>=0.7", "val_accuracy<0.5", "parameters<2000", "macs >= 10,000", "reason=none", "reason!=none",
     "status=completed", "status!=rejected", "layers~maxpool", "layers!~conv", "reason=channels_exceed_side",
     "reason!=exception", "layer=0", "layer!=1", "epochs>1", "val_loss<=1.5", "seconds>1.2", "detail~channels",
-    "layers~%", "layers~_", "index<100", "attempts=1", "test_accuracy=none",
+    "layers~%", "layers~_", "layers~CONV", "layers!~CONV", "index<100", "attempts=1", "test_accuracy=none",
 ]  # fmt: skip
 
 
@@ -128,7 +128,9 @@ def test_documented_orders_are_read_from_an_index(connection: Connection, field:
         ("status=done", "status is never 'done'; it is one of rejected, open, completed, failed"),
         ("reason=bad", "reason is never 'bad'"),
         ("parameters~5", "~ is for text"),
-        ("val_loss<nan", "beyond what is stored"),
+        ("val_loss<nan", "no finite number"),
+        ("val_loss==1", "write a single ="),
+        ("layers~", "write the text that layers contains"),
         ("parameters<99999999999999999999", "beyond what is stored"),
         ("", "write field, operator, value"),
     ],

@@ -22,7 +22,7 @@ from search.shapes import Verdict, check
 from search.space import CLASSIC
 from storage import maintenance, queries
 from storage.engine import open_for_reading, open_for_writing
-from storage.schema import attempt, candidate, coordinator, lease
+from storage.schema import attempt, candidate, coordinator, lease, tally
 from storage.store import SqlStore
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
@@ -542,3 +542,38 @@ def test_any_number_of_results_can_be_asked_for(engine: Engine, store: SqlStore)
     with engine.connect() as connection:
         is_one = queries.one_of(connection, candidate.c.draw_index, range(1, 70_000))
         assert connection.scalars(sa.select(candidate.c.draw_index).where(is_one)).all() == [1, 2]
+
+
+def test_a_failure_beside_a_retry_keeps_its_example(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another coordinator's candidate fails for the same reason while failed ones are opened again."""
+    engine = open_for_writing(postgres_url)
+    store = joined(engine)
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    timeout = replace(COMPLETED, reason=FailureReason.TIMEOUT)
+    end(store, timeout)
+    real = maintenance.count_changes
+
+    def late(*words: object) -> None:
+        end(store, timeout)  # committed between the reopening and its counting
+        real(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(maintenance, "count_changes", late)
+    assert maintenance.reopen(engine, store.search_id, {FailureReason.TIMEOUT}) == 1
+    with engine.connect() as connection:
+        (failure,) = queries.failures(connection, store.search_id)
+    failed = [row.index for row in rows(engine) if row.status is Status.FAILED]
+    assert (failure.candidates, [failure.example]) == (1, failed)
+    engine.dispose()
+
+
+def test_a_retry_leaves_no_example_behind(engine: Engine, store: SqlStore) -> None:
+    """Of a reason for which nothing is failed any more; others keep theirs."""
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    end(store, *(replace(COMPLETED, reason=r) for r in (FailureReason.TIMEOUT, FailureReason.EXCEPTION)))
+    maintenance.reopen(engine, store.search_id, {FailureReason.TIMEOUT, FailureReason.OUT_OF_MEMORY})
+    with engine.connect() as connection:
+        kept = sa.select(tally.c.reason, tally.c.candidates, tally.c.first_index).where(tally.c.status == "failed")
+        assert {row.reason: tuple(row)[1:] for row in connection.execute(kept)} == {
+            "timeout": (0, None),
+            "exception": (1, 1),
+        }

@@ -72,6 +72,10 @@ def upgrade() -> None:
             sqlite_where=where,
             postgresql_where=where,
         )
+    ended = sa.text("ending IS NOT NULL")
+    op.create_index(
+        "ix_attempt_ended", "attempt", ["search_id", "ended_at"], sqlite_where=ended, postgresql_where=ended
+    )
     op.execute("""
         UPDATE tally SET first_index = found.first_index
         FROM (SELECT search_id, status, reason, coalesce(layer, -1) AS layer, min(draw_index) AS first_index

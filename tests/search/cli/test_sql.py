@@ -429,3 +429,17 @@ def test_a_log_of_others_is_left_to_them(cli: Cli, filled: str) -> None:
         cli("sql", query, "--db", filled)
         assert state_of(filled) == before
     writer.dispose()
+
+
+@pytest.mark.parametrize("query", ["SELECT foo", "SELECT a b c", "SELECT layers kind acc FROM candidates"])
+def test_a_typo_is_the_query_s_fault(cli: Cli, searched: Path, query: str) -> None:
+    """Also where SQLite has not looked at the schema before, and answers with another code."""
+    result = cli("sql", query, "--db", f"sqlite:///{searched}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: QUERY: ")
+
+
+def test_a_small_number_is_no_zero(cli: Cli, searched: Path) -> None:
+    """And a table holds no control characters."""
+    result = cli("sql", "SELECT 0.00001 AS eps, char(27) || '[1mx' AS text", "--db", f"sqlite:///{searched}")
+    assert result.stdout.splitlines()[1].split() == ["1e-05", "[1mx"]

@@ -126,3 +126,21 @@ def test_a_file_that_cannot_be_read_is_named(cli: Cli, place: Path) -> None:
         result = cli("run", "listed", "--strings", path)
         assert result.exit_code == 2
         assert says in result.stderr
+
+
+def test_what_another_run_has_added_is_drawn_too(cli: Cli, search: Callable[..., Result], place: Path) -> None:
+    """Who works on a list reads it again when it is drawn from beyond its end."""
+    from search.cli.launch import _judge
+    from search.samplers import ListedSampler
+    from search.space import CLASSIC
+
+    search("listed", [GOOD, DROP, NORM])
+    judge = _judge("sqlite:///netsieve.db", 1, ListedSampler((GOOD,)), CLASSIC.rules)
+    assert [drawn.layers for drawn in judge(0, 1)] == [GOOD]
+    assert [drawn.layers for drawn in judge(1, 3)] == [DROP, NORM]
+
+
+def test_a_title_over_plain_strings_is_no_string(cli: Cli, search: Callable[..., Result]) -> None:
+    """With the strings in quotes or not: their commas part no columns."""
+    assert search("listed", ["layers", GOOD, f'"{DROP}"']).exit_code == 0
+    assert [row["layers"] for row in rows(cli, "listed")] == [GOOD, DROP]
