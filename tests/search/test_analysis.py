@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -93,7 +93,7 @@ def test_t_is_students(freedom: float) -> None:
 
 
 def test_an_interval_by_hand() -> None:
-    """Means 0.8 and 0.5, squared errors 0.01/3 and 0.02/4, 4.98 degrees of freedom, t 2.574."""
+    """Means 0.8 and 0.5, squared errors 0.01/3 and 0.02/4, 5.000 degrees of freedom, t 2.571."""
     having, lacking = np.array([0.7, 0.8, 0.9]), np.array([0.4, 0.4, 0.5, 0.7])
     found = analysis.effect(Moments.of(having), Moments.of(lacking))
     a, b = 0.02 / 2 / 3, 0.06 / 3 / 4
@@ -104,6 +104,20 @@ def test_an_interval_by_hand() -> None:
     assert found.is_clear
     interval = stats.ttest_ind(having, lacking, equal_var=False).confidence_interval()
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+@given(st.integers(2, 40), st.integers(2, 40), st.floats(1e-2, 1e2), st.integers(0, 2**32 - 1))
+@example(3, 40, 10.0, 0)  # few that vary much beside many that vary little: 2.0 degrees of freedom, not 41
+def test_an_interval_is_welchs(having: int, lacking: int, ratio: float, seed: int) -> None:
+    """As scipy computes it, whatever the sizes and however much wider one side varies."""
+    rng = np.random.default_rng(seed)
+    some, others = ratio * rng.normal(size=having), rng.normal(size=lacking)
+    found = analysis.effect(Moments.of(some), Moments.of(others))
+    interval = stats.ttest_ind(some, others, equal_var=False).confidence_interval()
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.low == pytest.approx(interval.high - interval.low, rel=2e-5)
+    assert found.high + found.low == pytest.approx(interval.high + interval.low, abs=1e-9 * (1 + ratio))
 
 
 @pytest.mark.parametrize(("having", "lacking"), [([], []), ([0.5], []), ([0.5], [0.1, 0.2]), ([0.1, 0.2], [0.3])])
