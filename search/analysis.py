@@ -22,6 +22,7 @@ Mask = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 ENDED, UNKNOWN = -1, -2  # in place of a layer: the string has none here; it is none of the space
+ROUNDING = 1e-12  # of a mean, relative: far above that of a million additions, far below one image's share
 CHUNK = 8_192  # strings whose layers are compared at once
 
 
@@ -115,6 +116,11 @@ class Moments:
         """Squared standard error of the mean; needs two values."""
         return self.squares / (self.n - 1) / self.n
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all values are equal, but for the rounding of their mean."""
+        return self.squares <= self.n * (ROUNDING * self.mean) ** 2
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -122,7 +128,7 @@ class Effect:
 
     having: Moments
     lacking: Moments
-    low: float | None = None  # ends of the confidence interval of the difference; None: fewer than two on a side
+    low: float | None = None  # ends of the difference's interval; None: fewer than two on a side, or all equal on both
     high: float | None = None
 
     @property
@@ -141,13 +147,12 @@ def effect(having: Moments, lacking: Moments) -> Effect:
 
     B. L. Welch (1947), The generalization of 'Student's' problem when several different population
     variances are involved, Biometrika 34, 28-35; degrees of freedom after F. E. Satterthwaite (1946).
+    No interval where neither side has any spread to tell it from.
     """
-    if having.n < 2 or lacking.n < 2:
+    if having.n < 2 or lacking.n < 2 or (having.is_constant and lacking.is_constant):
         return Effect(having, lacking)
     a, b = having.variance_of_mean, lacking.variance_of_mean
     difference = having.mean - lacking.mean
-    if a + b == 0:
-        return Effect(having, lacking, difference, difference)
     freedom = (a + b) ** 2 / (a**2 / (having.n - 1) + b**2 / (lacking.n - 1))
     half = t_quantile(freedom) * math.sqrt(a + b)
     return Effect(having, lacking, difference - half, difference + half)

@@ -128,10 +128,20 @@ def test_one_value_has_no_interval(having: list[float], lacking: list[float]) ->
     assert (found.difference is None) == (not having or not lacking)
 
 
-def test_equal_values_have_an_interval_of_no_width() -> None:
-    """Variances of zero on both sides are no division by zero."""
-    found = analysis.effect(Moments.of(np.array([1.0, 1.0])), Moments.of(np.array([0.5, 0.5])))
-    assert (found.low, found.high) == (0.5, 0.5)
+@pytest.mark.parametrize("value", [1.0, 0.7, 0.1])
+def test_values_without_spread_have_no_interval(value: float) -> None:
+    """Equal values on both sides say nothing of how much others differ; nor does the rounding of their mean."""
+    having = Moments.of(np.full(7, value)) + Moments.of(np.full(3, value))
+    found = analysis.effect(having, Moments.of(np.full(11, value - 0.1)))
+    assert found.difference == pytest.approx(0.1)
+    assert (found.low, found.high, found.is_clear) == (None, None, False)
+
+
+def test_one_side_without_spread_has_an_interval() -> None:
+    """That of the side that has some."""
+    found = analysis.effect(Moments.of(np.array([1.0, 1.0])), Moments.of(np.array([0.4, 0.5, 0.6])))
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
 # ------------------------------------------------------------------ layers

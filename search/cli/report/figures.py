@@ -406,7 +406,10 @@ def effects(found: Findings) -> Figure:
     title = "With and without each layer"
     items = [item for item in found.effects if item.anywhere.low is not None and item.anywhere.high is not None]
     if not items:
-        why = "A comparison needs two completed candidates with and two without a layer; there are not that many yet."
+        why = (
+            "A comparison needs two completed candidates with and two without a layer, not all of one accuracy on "
+            "either side; there are none such yet."
+        )
         return _nothing("effects", title, why)
     rows = {id(item): place for place, item in enumerate(items)}
     traces = []
