@@ -174,6 +174,33 @@ def test_layer_effects_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert factor.difference == pytest.approx((0.7 + 0.4) / 2 - (0.9 + 0.2) / 2)
 
 
+def test_a_vocabulary_is_the_layers_seen() -> None:
+    """Each once, in order of their first appearance; what is no layer is left out."""
+    strings = [CONV4 + DROP, "<b>&-" + DROP + CONV2, CONV4.removesuffix("-")]
+    assert analysis.vocabulary(strings) == parse(CONV4 + DROP + CONV2)
+
+
+def test_effects_of_a_list_are_of_the_layers_in_it() -> None:
+    """A convolution that no space has is a convolution, and its factor has an effect of its own."""
+    other = CONV2.replace("factor:2", "factor:5")
+    strings = [(other + DROP, 0.9), (other, 0.7), (DROP, 0.2), (CONV2, 0.4)]
+    layers = analysis.vocabulary(text for text, _ in strings)
+    found = {e.feature.label: e for e in analysis.layer_effects(layers, analysis.features_of(layers), 2, strings)}
+    assert set(found) == {"conv", "conv, channel_factor 2", "conv, channel_factor 5", "dropout"}
+    assert (found["conv"].anywhere.having.n, found["conv"].anywhere.lacking.n) == (3, 1)
+    assert found["conv"].anywhere.difference == pytest.approx((0.9 + 0.7 + 0.4) / 3 - 0.2)
+    assert [at.having.n for at in found["conv, channel_factor 5"].at] == [2, 0]
+
+
+def test_of_many_features_the_kinds_come_before_values() -> None:
+    """However many values a list has, no kind is left out for them; those that are kept keep their order."""
+    layers = parse("".join(CONV2.replace("factor:2", f"factor:{n}") for n in range(1, 30)) + DROP)
+    features = analysis.features_of(layers)
+    labels = [feature.label for feature in analysis.foremost(features, 4)]
+    assert labels == ["conv", "conv, channel_factor 1", "conv, channel_factor 2", "dropout"]
+    assert analysis.foremost(features, 100) == features
+
+
 def test_a_layer_that_the_space_does_not_have_counts_as_another_one() -> None:
     """Whatever stands in a database, there is an answer; a layer beyond the positions still counts anywhere."""
     layers = parse(DROP)

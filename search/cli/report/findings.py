@@ -74,13 +74,16 @@ def gather(connection: "Connection", name: str, database: str) -> Findings:
     search = queries.require(connection, name)
     standing = queries.standing(connection, search.id)
     space = search.settings.space
-    features = analysis.features_of(space.layers)
+    listed = queries.listed(connection, search.id)
+    layers = analysis.vocabulary(listed) if listed else space.layers
+    features = analysis.features_of(layers)
+    positions = max((text.count("-") for text in listed), default=space.max_layers)
     columns = [array("d") for _ in Completed._fields[2:]]
     indices = array("q")
     effects = analysis.layer_effects(
-        space.layers,
-        features[:MOST_FEATURES],
-        min(space.max_layers, MOST_POSITIONS),
+        layers,
+        analysis.foremost(features, MOST_FEATURES),
+        min(positions, MOST_POSITIONS),
         _noting(summary.completed(connection, search.id), indices, columns),
     )
     trained = Trained(np.array(indices, dtype=np.int64), *(np.array(column, dtype=np.float64) for column in columns))

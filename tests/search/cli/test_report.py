@@ -162,6 +162,26 @@ def test_another_space_is_given_as_its_file(page_of: Make) -> None:
     assert "at most 123,456 multiply-adds per image" in page.text
 
 
+def listing(strings: Iterable[str]) -> dict[str, Any]:
+    """What recorded.record needs for a search of a list."""
+    strings = list(strings)
+    settings = replace(SETTINGS, sampler="listed")
+    return {"settings": settings, "listed": strings, "target": len(strings)}
+
+
+def test_layers_that_only_a_list_has_are_compared(page_of: Make) -> None:
+    """Of a list the effects are those of its own layers, which the space need not have."""
+    strings = [recorded.CONV.format(5) + "dropout=p:0.3-", recorded.CONV.format(5), "dropout=p:0.3-", STRINGS[3]]
+    rows = [Row(text, accuracy=0.5 + number / 10) for number, text in enumerate(strings)]
+    page = page_of(rows, **listing(strings))
+    (table,) = re.findall(r"<summary>The numbers.*?</details>", page.source, flags=re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in table.split("<tr>")[2:]]
+    n = {cell[0]: (cell[4], cell[6]) for cell in cells}
+    assert n["conv"] == ("2", "2")
+    assert n["dropout, p 0.3"] == ("2", "2")
+    assert "batchnorm" not in n
+
+
 # ------------------------------------------------------------------ every state of a search
 
 
