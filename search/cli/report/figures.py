@@ -490,10 +490,10 @@ def positions(found: Findings) -> Figure:
         for place, at in enumerate(item.at)
         if _is_told(at) and at.is_clear
     ]
+    by_chance = f", where about {count(0.05 * len(known))} would if nothing mattered" if not found.is_listed else ""
     says = (
         f"Of {counted(len(known), 'comparison')} of a layer at a position, those with {FEWEST} candidates or more on "
-        f"each side, {count(len(clear))} have a 95{THIN}% interval without zero, where about "
-        f"{count(0.05 * len(known))} would if nothing mattered"
+        f"each side, {count(len(clear))} have a 95{THIN}% interval without zero{by_chance}"
     )
     if ranked:
         value, item, place = max(ranked, key=lambda entry: abs(entry[0]))

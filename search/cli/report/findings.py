@@ -10,6 +10,7 @@ import numpy as np
 
 from search import analysis
 from search.analysis import Floats, Integers, LayerEffects
+from search.samplers import ListedSampler
 from storage import queries, summary
 from storage.queries import CandidateDetails, FailureCount, SearchRow, Standing
 from storage.summary import Completed, Detail, Example, Run, Stretch
@@ -67,6 +68,11 @@ class Findings:
     strings: dict[int, str]  # layer strings of ``shown``, by index
     features_left_out: int
     effects: list[LayerEffects]
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether somebody chose the strings; else they are drawn at random."""
+        return self.search.settings.sampler == ListedSampler.name
 
 
 def gather(connection: "Connection", name: str, database: str) -> Findings:

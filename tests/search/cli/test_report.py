@@ -182,6 +182,38 @@ def test_layers_that_only_a_list_has_are_compared(page_of: Make) -> None:
     assert "batchnorm" not in n
 
 
+def test_a_list_is_not_called_a_random_draw(page_of: Make) -> None:
+    """Somebody chose its strings, so nothing that is said of them holds beyond them."""
+    rows = list(recorded.mixed(100))
+    page = page_of(rows, **listing(row.layers for row in rows))
+    assert "positions" in page.data["figures"]
+    assert "100 of 100 strings of a list, in its order, chosen by whoever made it, have been taken" in page.text
+    assert "A network is a string of the list, of layers of any kind and number, on inputs of 1x28x28" in page.text
+    assert "associations within a list" in page.text
+    assert "the intervals do not generalise beyond it" in page.text
+    assert "20 strings of the list were rejected and are missing" in page.text
+    for untrue in ("random draw", "been drawn at random", "drawn uniformly", "replacement", "twenty", "if nothing"):
+        assert untrue not in page.text
+
+
+def test_a_list_is_searched_again_from_its_strings(cli: Cli, page_of: Make) -> None:
+    """They are exported from the database in the form that run --strings reads; there is no sampler to name."""
+    from search.cli import main
+
+    page = page_of([Row(text) for text in STRINGS], **listing(STRINGS))
+    block = html.unescape(re.findall(r"<pre>(.*?)</pre>", page.source, flags=re.DOTALL)[0])
+    export, run = (line.split() for line in block.replace("\\\n", " ").splitlines())
+    assert cli(*export[1:]).exit_code == 0
+    assert run[:3] == ["netsieve", "run", "first"]
+    options = dict(zip(run[3::2], run[4::2], strict=True))
+    assert options.keys() == {
+        "--strings", "--space", "--seed", "--dataset", "--train-images", "--epochs", "--batch-size", "--learning-rate",
+        "--device",
+    }  # fmt: skip
+    context = main.commands["run"].make_context("run", run[2:])
+    assert context.params["strings"] == STRINGS
+
+
 # ------------------------------------------------------------------ every state of a search
 
 
