@@ -359,27 +359,30 @@ def test_an_older_report_is_replaced_whole(cli: Cli, copied: Path, place: Path) 
 def test_a_disk_that_fills_leaves_the_older_report(
     cli: Cli, copied: Path, place: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """And no part of the new one."""
+    """And no part of the new one, nor is another process's file touched."""
     (place / "first.html").write_text("old")
+    other = place / f".netsieve-report-{os.getpid()}.tmp"  # a process of the same number on another machine
+    other.write_text("another's")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[step], full)
     result = cli("report", "first")
-    assert result.exit_code == 2
-    assert result.stderr == "Error: --out first.html: cannot be written: No space left on device; name another file\n"
+    assert result.exit_code == 1
+    assert result.stderr == "Error: --out first.html: No space left on device; nothing was written\n"
     assert (place / "first.html").read_text() == "old"
-    assert not list(place.glob(".netsieve*"))
+    assert other.read_text() == "another's"
+    assert not list(place.glob(".*.part"))
 
 
 @pytest.mark.parametrize(
     ("out", "says"),
     [
-        ("folder", "--out folder: is a folder; name a file in it"),
-        (os.devnull, f"--out {os.devnull}: is there, and no file"),
-        ("nowhere/first.html", "--out nowhere/first.html: there is no folder nowhere"),
-        ("x" * 300, "cannot be written: File name too long"),
+        ("folder", "--out folder: is a folder; give a file in it"),
+        (os.devnull, f"--out {os.devnull}: is no plain file"),
+        ("nowhere/first.html", "--out nowhere/first.html: folder nowhere does not exist"),
+        ("x" * 300, "File name too long"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_named(cli: Cli, copied: Path, place: Path, out: str, says: str) -> None:
