@@ -1,27 +1,33 @@
 """What a finished or running search says: fronts, effects, curves - pure statistics over what was recorded.
 
-Candidates are drawn at random, so what a layer goes with can be estimated by plain averages. They
+Where candidates are drawn at random, what a layer goes with can be estimated by plain averages. They
 remain associations: strings that could not be built are not in the comparison, and what stands
-beside a layer in a string is not held fixed. Nothing here reads a database or draws a figure.
+beside a layer in a string is not held fixed. Averages over a list that somebody chose describe that
+list alone. Nothing here reads a database or draws a figure.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from itertools import islice
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.layers import Layer, format_layer, plain
+from search.errors import LayerStringError
+from search.layer_string import parse
+from search.layers import Architecture, Layer, format_layer, plain
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
-ENDED, UNKNOWN = -1, -2  # in place of a layer: the string has none here; it is none of the space
+ENDED, UNKNOWN = -1, -2  # in place of a layer: the string has none here; it is none of those that are compared
+ROUNDING = 1e-12  # of a mean, relative: far above that of a million additions, far below one image's share
 CHUNK = 8_192  # strings whose layers are compared at once
 
 
@@ -115,6 +121,11 @@ class Moments:
         """Squared standard error of the mean; needs two values."""
         return self.squares / (self.n - 1) / self.n
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all values are equal, but for the rounding of their mean."""
+        return self.squares <= self.n * (ROUNDING * self.mean) ** 2
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -122,7 +133,7 @@ class Effect:
 
     having: Moments
     lacking: Moments
-    low: float | None = None  # ends of the confidence interval of the difference; None: fewer than two on a side
+    low: float | None = None  # ends of the difference's interval; None: fewer than two on a side, or all equal on both
     high: float | None = None
 
     @property
@@ -141,13 +152,12 @@ def effect(having: Moments, lacking: Moments) -> Effect:
 
     B. L. Welch (1947), The generalization of 'Student's' problem when several different population
     variances are involved, Biometrika 34, 28-35; degrees of freedom after F. E. Satterthwaite (1946).
+    No interval where neither side has any spread to tell it from.
     """
-    if having.n < 2 or lacking.n < 2:
+    if having.n < 2 or lacking.n < 2 or (having.is_constant and lacking.is_constant):
         return Effect(having, lacking)
     a, b = having.variance_of_mean, lacking.variance_of_mean
     difference = having.mean - lacking.mean
-    if a + b == 0:
-        return Effect(having, lacking, difference, difference)
     freedom = (a + b) ** 2 / (a**2 / (having.n - 1) + b**2 / (lacking.n - 1))
     half = t_quantile(freedom) * math.sqrt(a + b)
     return Effect(having, lacking, difference - half, difference + half)
@@ -179,7 +189,7 @@ class Feature:
 
     kind: str
     value: str | None  # such as 'p 0.2'; None: any layer of the kind
-    layers: frozenset[int]  # the space's layers that have it, by their place in its list
+    layers: frozenset[int]  # that have it, by their places in the list of layers that are compared
 
     @property
     def label(self) -> str:
@@ -187,23 +197,46 @@ class Feature:
         return f"{self.kind}, {self.value}" if self.value else self.kind
 
 
-def features_of(space_layers: Sequence[Layer]) -> list[Feature]:
-    """The kinds of a space's layers, each followed by those of its parameters' values that tell some apart.
+def vocabulary(strings: Iterable[str]) -> Architecture:
+    """The layers of those strings, each once, in order of appearance; what no parser reads is left out.
+
+    For strings that somebody listed: they may hold any layer, not only those of a space.
+    """
+    texts: dict[str, None] = {}
+    for string in strings:
+        texts.update(dict.fromkeys(string.removesuffix("-").split("-")))
+    found: dict[Layer, None] = {}
+    for text in texts:
+        with suppress(LayerStringError):
+            found.update(dict.fromkeys(parse(text)))
+    return tuple(found)
+
+
+def features_of(layers: Sequence[Layer]) -> list[Feature]:
+    """The kinds of those layers, each followed by those of its parameters' values that tell some apart.
 
     Values that always stand together, such as a pool's kernel and stride, are one feature.
     """
     found = []
-    for kind in dict.fromkeys(layer.kind for layer in space_layers):
-        members = {place: layer for place, layer in enumerate(space_layers) if layer.kind == kind}
+    for kind in dict.fromkeys(layer.kind for layer in layers):
+        members = {place: layer for place, layer in enumerate(layers) if layer.kind == kind}
         found.append(Feature(kind, None, frozenset(members)))
         names: dict[frozenset[int], list[str]] = {}
         for name in [f.name for f in fields(next(iter(members.values())))]:
-            for value in sorted({getattr(layer, name) for layer in members.values()}):
-                having = frozenset(place for place, layer in members.items() if getattr(layer, name) == value)
-                if len(having) < len(members):
-                    names.setdefault(having, []).append(f"{name} {plain(value)}")
-        found += [Feature(kind, ", ".join(values), having) for having, values in names.items()]
+            having: dict[Decimal | int, list[int]] = {}
+            for place, layer in members.items():
+                having.setdefault(getattr(layer, name), []).append(place)
+            if len(having) > 1:
+                for value in sorted(having):
+                    names.setdefault(frozenset(having[value]), []).append(f"{name} {plain(value)}")
+        found += [Feature(kind, ", ".join(values), having_all) for having_all, values in names.items()]
     return found
+
+
+def foremost(features: Sequence[Feature], limit: int) -> list[Feature]:
+    """Up to ``limit`` features, in their order: the kinds first of all, then the first of the values."""
+    kept = sorted(range(len(features)), key=lambda place: features[place].value is not None)[:limit]
+    return [features[place] for place in sorted(kept)]
 
 
 @dataclass(frozen=True)
@@ -216,21 +249,23 @@ class LayerEffects:
 
 
 def layer_effects(
-    space_layers: Sequence[Layer],
+    layers: Sequence[Layer],
     features: Sequence[Feature],
     positions: int,
     strings: Iterable[tuple[str, float]],
 ) -> list[LayerEffects]:
-    """What goes with each feature of a space, from (canonical layer string, value) pairs, read once in chunks.
+    """What goes with each of some ``layers``' features, from (canonical layer string, value) pairs, read in chunks.
 
+    A layer in a string that is none of ``layers`` has no feature: give the space's, or the ``vocabulary`` of a list.
     Only the first ``positions`` positions are told apart. Memory does not grow with the number of strings.
     """
+    members = [_membership(feature, len(layers)) for feature in features]
     anywhere = [(Moments(), Moments()) for _ in features]
     at = [[(Moments(), Moments())] * positions for _ in features]
-    for codes, values in _coded(space_layers, positions, strings):
+    for codes, values in _coded(layers, positions, strings):
         there = codes != ENDED
-        for number, feature in enumerate(features):
-            has = np.isin(codes, list(feature.layers))
+        for number, member in enumerate(members):
+            has = member[codes]
             somewhere: Mask = np.logical_or.reduce(has, axis=1)
             anywhere[number] = _added(anywhere[number], values, somewhere, ~somewhere)
             for p in range(positions):
@@ -241,6 +276,13 @@ def layer_effects(
     ]
 
 
+def _membership(feature: Feature, count: int) -> Mask:
+    """By a layer's code whether it has the feature; ENDED and UNKNOWN, counted from the end, do not."""
+    member = np.zeros(count - min(ENDED, UNKNOWN), dtype=np.bool_)
+    member[list(feature.layers)] = True
+    return member
+
+
 Pair = tuple[Moments, Moments]
 
 
@@ -249,13 +291,13 @@ def _added(pair: Pair, values: Floats, having: Mask, lacking: Mask) -> Pair:
 
 
 def _coded(
-    space_layers: Sequence[Layer], positions: int, strings: Iterable[tuple[str, float]]
+    layers: Sequence[Layer], positions: int, strings: Iterable[tuple[str, float]]
 ) -> Iterator[tuple[Integers, Floats]]:
-    """Chunks of strings as their layers' places in the space, a row a string, and the values."""
-    places = {format_layer(layer): place for place, layer in enumerate(space_layers)}
+    """Chunks of strings as their layers' places in ``layers``, a row a string, and the values."""
+    places = {format_layer(layer): place for place, layer in enumerate(layers)}
     remaining = iter(strings)
     while chunk := list(islice(remaining, CHUNK)):
-        split = [layers.removesuffix("-").split("-") for layers, _ in chunk]
+        split = [string.removesuffix("-").split("-") for string, _ in chunk]
         codes = np.full((len(chunk), max(positions, *map(len, split))), ENDED, dtype=np.int64)
         for row, texts in enumerate(split):
             codes[row, : len(texts)] = [places.get(text, UNKNOWN) for text in texts]

@@ -15,6 +15,7 @@ from search.layer_string import parse
 from search.settings import Recipe, SearchSettings
 from search.shapes import check
 from search.space import CLASSIC
+from storage import schema
 from storage.engine import open_for_writing
 from storage.schema import NO_LAYER, attempt, candidate, coordinator, search, tally
 
@@ -76,8 +77,12 @@ def record(
     runs: int = 1,
     settings: SearchSettings = SETTINGS,
     attempts: Iterable[str | None] = (),
+    listed: Iterable[str] = (),
 ) -> None:
-    """A database with one search of those candidates, drawn at 0, 1, 2 and so on; ``drawn`` more are repeats."""
+    """A database with one search of those candidates, drawn at 0, 1, 2 and so on; ``drawn`` more are repeats.
+
+    ``listed`` are the strings of a search of a list.
+    """
     engine = open_for_writing(url)
     with engine.begin() as connection:
         connection.execute(
@@ -98,6 +103,9 @@ def record(
                     versions={"torch": "2.13.0", "processor": "Some <CPU>"},
                 )
             )  # fmt: skip
+        strings = [{"search_id": 1, "draw_index": index, "layers": layers} for index, layers in enumerate(listed)]
+        if strings:
+            connection.execute(schema.listed.insert(), strings)
         count = 0
         for chunk in _chunks(row.values(index) for index, row in enumerate(rows)):
             connection.execute(candidate.insert(), chunk)

@@ -3,14 +3,16 @@
     FOLDER/weights.safetensors   the state dict; its metadata say where it comes from
     FOLDER/model.py              plain torch.nn, a layer a line, and ``load()``
 
-The folder appears whole or not at all. The module is text made from the layer string, not from the
-network, so that a test can hold one against the other. Not covered: ONNX, TorchScript, other formats.
+The folder appears whole or not at all, also when power fails. The module is text made from the layer
+string, not from the network, so that a test can hold one against the other. Not covered: ONNX,
+TorchScript, other formats.
 """
 
 import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import singledispatch
 from pathlib import Path
@@ -58,21 +60,45 @@ def require_free(folder: Path) -> None:
 
 
 def write(folder: Path, network: nn.Module, rules: Rules, provenance: Provenance) -> None:
-    """Write both files into a new folder, made beside its place and renamed. Raises NetsieveError."""
+    """Write both files into a new folder, made beside its place, forced to the disk and renamed.
+
+    Raises NetsieveError.
+    """
     target = folder.resolve()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     try:
+        fresh = sum(not parent.exists() for parent in target.parents)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:100]}-") as beside:
             whole = Path(beside) / "whole"
             whole.mkdir()
-            (whole / MODULE).write_text(source(rules, provenance), encoding="utf-8")
-            (whole / WEIGHTS).write_bytes(save(tensors, metadata(provenance)))
+            _write_through(whole / MODULE, source(rules, provenance).encode())
+            _write_through(whole / WEIGHTS, save(tensors, metadata(provenance)))
+            _keep_names(whole)
             whole.replace(target)
+        for above in target.parents[: fresh + 1]:
+            _keep_names(above)
     except OSError as error:
         raise NetsieveError(
             f"--out {folder}: cannot be written ({error.strerror}); make room, or name another folder"
         ) from None
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _keep_names(folder: Path) -> None:
+    """Have a folder's list of names on the disk too, where folders can be synced."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def metadata(provenance: Provenance) -> dict[str, str]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -93,7 +93,7 @@ def test_t_is_students(freedom: float) -> None:
 
 
 def test_an_interval_by_hand() -> None:
-    """Means 0.8 and 0.5, squared errors 0.01/3 and 0.02/4, 4.98 degrees of freedom, t 2.574."""
+    """Means 0.8 and 0.5, squared errors 0.01/3 and 0.02/4, 5.000 degrees of freedom, t 2.571."""
     having, lacking = np.array([0.7, 0.8, 0.9]), np.array([0.4, 0.4, 0.5, 0.7])
     found = analysis.effect(Moments.of(having), Moments.of(lacking))
     a, b = 0.02 / 2 / 3, 0.06 / 3 / 4
@@ -106,6 +106,20 @@ def test_an_interval_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
+@given(st.integers(2, 40), st.integers(2, 40), st.floats(1e-2, 1e2), st.integers(0, 2**32 - 1))
+@example(3, 40, 10.0, 0)  # few that vary much beside many that vary little: 2.0 degrees of freedom, not 41
+def test_an_interval_is_welchs(having: int, lacking: int, ratio: float, seed: int) -> None:
+    """As scipy computes it, whatever the sizes and however much wider one side varies."""
+    rng = np.random.default_rng(seed)
+    some, others = ratio * rng.normal(size=having), rng.normal(size=lacking)
+    found = analysis.effect(Moments.of(some), Moments.of(others))
+    interval = stats.ttest_ind(some, others, equal_var=False).confidence_interval()
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.low == pytest.approx(interval.high - interval.low, rel=2e-5)
+    assert found.high + found.low == pytest.approx(interval.high + interval.low, abs=1e-9 * (1 + ratio))
+
+
 @pytest.mark.parametrize(("having", "lacking"), [([], []), ([0.5], []), ([0.5], [0.1, 0.2]), ([0.1, 0.2], [0.3])])
 def test_one_value_has_no_interval(having: list[float], lacking: list[float]) -> None:
     """Nor a difference where a side has none."""
@@ -114,10 +128,20 @@ def test_one_value_has_no_interval(having: list[float], lacking: list[float]) ->
     assert (found.difference is None) == (not having or not lacking)
 
 
-def test_equal_values_have_an_interval_of_no_width() -> None:
-    """Variances of zero on both sides are no division by zero."""
-    found = analysis.effect(Moments.of(np.array([1.0, 1.0])), Moments.of(np.array([0.5, 0.5])))
-    assert (found.low, found.high) == (0.5, 0.5)
+@pytest.mark.parametrize("value", [1.0, 0.7, 0.1])
+def test_values_without_spread_have_no_interval(value: float) -> None:
+    """Equal values on both sides say nothing of how much others differ; nor does the rounding of their mean."""
+    having = Moments.of(np.full(7, value)) + Moments.of(np.full(3, value))
+    found = analysis.effect(having, Moments.of(np.full(11, value - 0.1)))
+    assert found.difference == pytest.approx(0.1)
+    assert (found.low, found.high, found.is_clear) == (None, None, False)
+
+
+def test_one_side_without_spread_has_an_interval() -> None:
+    """That of the side that has some."""
+    found = analysis.effect(Moments.of(np.array([1.0, 1.0])), Moments.of(np.array([0.4, 0.5, 0.6])))
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
 # ------------------------------------------------------------------ layers
@@ -148,6 +172,33 @@ def test_layer_effects_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drop.at[1].difference == pytest.approx(0.9 - (0.7 + 0.4) / 2)
     factor = found["conv, channel_factor 4"].anywhere
     assert factor.difference == pytest.approx((0.7 + 0.4) / 2 - (0.9 + 0.2) / 2)
+
+
+def test_a_vocabulary_is_the_layers_seen() -> None:
+    """Each once, in order of their first appearance; what is no layer is left out."""
+    strings = [CONV4 + DROP, "<b>&-" + DROP + CONV2, CONV4.removesuffix("-")]
+    assert analysis.vocabulary(strings) == parse(CONV4 + DROP + CONV2)
+
+
+def test_effects_of_a_list_are_of_the_layers_in_it() -> None:
+    """A convolution that no space has is a convolution, and its factor has an effect of its own."""
+    other = CONV2.replace("factor:2", "factor:5")
+    strings = [(other + DROP, 0.9), (other, 0.7), (DROP, 0.2), (CONV2, 0.4)]
+    layers = analysis.vocabulary(text for text, _ in strings)
+    found = {e.feature.label: e for e in analysis.layer_effects(layers, analysis.features_of(layers), 2, strings)}
+    assert set(found) == {"conv", "conv, channel_factor 2", "conv, channel_factor 5", "dropout"}
+    assert (found["conv"].anywhere.having.n, found["conv"].anywhere.lacking.n) == (3, 1)
+    assert found["conv"].anywhere.difference == pytest.approx((0.9 + 0.7 + 0.4) / 3 - 0.2)
+    assert [at.having.n for at in found["conv, channel_factor 5"].at] == [2, 0]
+
+
+def test_of_many_features_the_kinds_come_before_values() -> None:
+    """However many values a list has, no kind is left out for them; those that are kept keep their order."""
+    layers = parse("".join(CONV2.replace("factor:2", f"factor:{n}") for n in range(1, 30)) + DROP)
+    features = analysis.features_of(layers)
+    labels = [feature.label for feature in analysis.foremost(features, 4)]
+    assert labels == ["conv", "conv, channel_factor 1", "conv, channel_factor 2", "dropout"]
+    assert analysis.foremost(features, 100) == features
 
 
 def test_a_layer_that_the_space_does_not_have_counts_as_another_one() -> None:

@@ -271,3 +271,37 @@ def test_what_is_cut_short_leaves_nothing(
         write(tmp_path / "out", network_of(CONV, Rules()), Rules(), provenance(CONV))
     assert isinstance(error, KeyboardInterrupt) or "No space left on device" in str(raised.value)
     assert everything_in(tmp_path) == []
+
+
+def test_a_folder_that_is_there_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and their folder are synced before they get their name, and the folders above that are new, after it."""
+    steps: list[int | str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def noted_sync(descriptor: int) -> None:
+        steps.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        steps.append("named")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    out = tmp_path / "above" / "out"
+    write(out, network_of(CONV, Rules()), Rules(), provenance(CONV))
+    before, after = steps[: steps.index("named")], steps[steps.index("named") :]
+    assert before == [path.stat().st_ino for path in (out / MODULE, out / WEIGHTS, out)]
+    assert after == ["named", (tmp_path / "above").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_disk_that_fills_while_it_syncs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not on the disk gets no name."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NetsieveError, match="No space left on device"):
+        write(tmp_path / "out", network_of(CONV, Rules()), Rules(), provenance(CONV))
+    assert everything_in(tmp_path) == []

@@ -5,12 +5,11 @@
 Nothing slow is imported before the command runs; plotly is an extra of the distribution.
 """
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
+from search.cli.files import require_place, written_whole
 from search.cli.parameters import database_option, name_argument
 from search.cli.results import reading
 from search.errors import SettingsError
@@ -29,7 +28,7 @@ def report(name: str, out: Path | None, url: str) -> None:
     """
     out = out or Path(f"{name}.html")
     _require_plotly()
-    require_place(out)
+    require_place("--out", out)
     from search.cli.report.figures import draw
     from search.cli.report.findings import gather
     from search.cli.report.page import compose
@@ -37,8 +36,9 @@ def report(name: str, out: Path | None, url: str) -> None:
 
     with reading(url) as connection:
         findings = gather(connection, name, shown(url))
-    page = compose(findings, draw(findings))
-    write_whole(out, page)
+    page = compose(findings, draw(findings)).encode()
+    with written_whole("--out", out) as file:
+        file.write(page)
     click.echo(f"wrote {out} ({len(page) / 1e6:.1f} MB)", err=True)
 
 
@@ -49,38 +49,3 @@ def _require_plotly() -> None:
     except ImportError:
         missing = "report: draws its figures with plotly, which is missing; pip install 'netsieve[report]'"
         raise SettingsError(missing) from None
-
-
-def require_place(out: Path) -> None:
-    """Raise SettingsError unless a file can be put there; nothing but a file is ever replaced."""
-    try:
-        if out.is_dir():
-            raise SettingsError(f"--out {out}: is a folder; name a file in it, such as {out / 'report.html'}")
-        if out.exists() and not out.is_file():
-            raise SettingsError(f"--out {out}: is there, and no file; name another one")
-        if not out.resolve().parent.is_dir():
-            raise SettingsError(f"--out {out}: there is no folder {out.parent}; make it, or name another file")
-    except OSError as error:  # a name too long, a loop of links
-        raise _unwritable(out, error) from None
-
-
-def write_whole(out: Path, text: str) -> None:
-    """Write a file whole or not at all: beside its place, forced to the disk, then renamed. Raises SettingsError."""
-    place = out.resolve()  # a link stays one
-    beside = place.with_name(f".netsieve-report-{os.getpid()}.tmp")
-    try:
-        try:
-            with beside.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(place)
-        finally:
-            with suppress(FileNotFoundError):
-                beside.unlink()
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def _unwritable(out: Path, error: OSError) -> SettingsError:
-    return SettingsError(f"--out {out}: cannot be written: {error.strerror}; name another file")

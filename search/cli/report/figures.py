@@ -406,7 +406,10 @@ def effects(found: Findings) -> Figure:
     title = "With and without each layer"
     items = [item for item in found.effects if item.anywhere.low is not None and item.anywhere.high is not None]
     if not items:
-        why = "A comparison needs two completed candidates with and two without a layer; there are not that many yet."
+        why = (
+            "A comparison needs two completed candidates with and two without a layer, not all of one accuracy on "
+            "either side; there are none such yet."
+        )
         return _nothing("effects", title, why)
     rows = {id(item): place for place, item in enumerate(items)}
     traces = []
@@ -487,10 +490,10 @@ def positions(found: Findings) -> Figure:
         for place, at in enumerate(item.at)
         if _is_told(at) and at.is_clear
     ]
+    by_chance = f", where about {count(0.05 * len(known))} would if nothing mattered" if not found.is_listed else ""
     says = (
         f"Of {counted(len(known), 'comparison')} of a layer at a position, those with {FEWEST} candidates or more on "
-        f"each side, {count(len(clear))} have a 95{THIN}% interval without zero, where about "
-        f"{count(0.05 * len(known))} would if nothing mattered"
+        f"each side, {count(len(clear))} have a 95{THIN}% interval without zero{by_chance}"
     )
     if ranked:
         value, item, place = max(ranked, key=lambda entry: abs(entry[0]))

@@ -10,6 +10,7 @@ import numpy as np
 
 from search import analysis
 from search.analysis import Floats, Integers, LayerEffects
+from search.samplers import ListedSampler
 from storage import queries, summary
 from storage.queries import CandidateDetails, FailureCount, SearchRow, Standing
 from storage.summary import Completed, Detail, Example, Run, Stretch
@@ -68,19 +69,27 @@ class Findings:
     features_left_out: int
     effects: list[LayerEffects]
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether somebody chose the strings; else they are drawn at random."""
+        return self.search.settings.sampler == ListedSampler.name
+
 
 def gather(connection: "Connection", name: str, database: str) -> Findings:
     """Read what a report needs. Raises UnknownSearch."""
     search = queries.require(connection, name)
     standing = queries.standing(connection, search.id)
     space = search.settings.space
-    features = analysis.features_of(space.layers)
+    listed = queries.listed(connection, search.id)
+    layers = analysis.vocabulary(listed) if listed else space.layers
+    features = analysis.features_of(layers)
+    positions = max((text.count("-") for text in listed), default=space.max_layers)
     columns = [array("d") for _ in Completed._fields[2:]]
     indices = array("q")
     effects = analysis.layer_effects(
-        space.layers,
-        features[:MOST_FEATURES],
-        min(space.max_layers, MOST_POSITIONS),
+        layers,
+        analysis.foremost(features, MOST_FEATURES),
+        min(positions, MOST_POSITIONS),
         _noting(summary.completed(connection, search.id), indices, columns),
     )
     trained = Trained(np.array(indices, dtype=np.int64), *(np.array(column, dtype=np.float64) for column in columns))

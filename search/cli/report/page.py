@@ -7,7 +7,7 @@ the page's head forbids it to fetch anything. Plotly's script, 5 MB, is most of 
 import json
 import platform
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from string import Template
@@ -142,12 +142,16 @@ def _header(found: Findings, _: Drawings) -> Iterator[str]:
         f"A netsieve search, created {_moment(search.created_at)}; as of {_moment(found.at)} {state}.", "dateline"
     )
     valid = counts.distinct - counts.rejected
+    space = escaped(search.settings.space.name)
+    taken = (
+        f"{counted(counts.target, 'string')} of a list, in its order, chosen by whoever made it, have been taken and "
+        f"held against the rules of the space {space}"
+        if found.is_listed
+        else f"{counted(counts.target, 'small convolutional network')} have been drawn at random from the space {space}"
+    )
     text = (
-        f"{count(counts.drawn)} of {counted(counts.target, 'small convolutional network')} have been drawn at random "
-        "from the "
-        f"space {escaped(search.settings.space.name)}; {count(valid)} distinct ones can be built, and "
-        f"{count(counts.completed)} of "
-        f"these have been trained on {escaped(_dataset(found))}. "
+        f"{count(counts.drawn)} of {taken}; {count(valid)} distinct ones can be built, and {count(counts.completed)} "
+        f"of these have been trained on {escaped(_dataset(found))}. "
     )
     if found.best:
         best = found.best[0].candidate
@@ -182,7 +186,6 @@ def _searched(found: Findings, _: Drawings) -> Iterator[str]:
     settings = found.search.settings
     space, recipe = settings.space, settings.recipe
     yield _heading("searched", "What was searched")
-    repeat = "with" if space.replacement else "without"
     rule = "; a convolution’s input may not have more channels than its side" if space.channels_within_side else ""
     budgets = [
         f"at most {count(limit)} {what}"
@@ -191,15 +194,22 @@ def _searched(found: Findings, _: Drawings) -> Iterator[str]:
             (space.max_activation_bytes, "bytes of activations per image"),
         ) if limit is not None
     ]  # fmt: skip
-    yield _paragraph(
-        f"A network is an ordered string of {count(space.min_layers)} to {count(space.max_layers)} layers, drawn "
-        f"{repeat} replacement "
-        f"from the {count(len(space.layers))} layers below, on inputs of {space.input_shape} (channels × height × "
-        "width) in "
-        f"{count(space.classes)} classes; a linear classifier always "
-        f"follows{rule}{'; ' if budgets else ''}{', '.join(budgets)}. "
-        f"The sampler “{escaped(settings.sampler)}” draws candidate <i>i</i> as a pure function of the seed and "
+    network = (
+        "a string of the list, of layers of any kind and number,"
+        if found.is_listed
+        else f"an ordered string of {count(space.min_layers)} to {count(space.max_layers)} layers, drawn "
+        f"{'with' if space.replacement else 'without'} replacement from the {count(len(space.layers))} layers below,"
+    )
+    chosen = (
+        "Candidate <i>i</i> is string <i>i</i> of the list, counted from 0."
+        if found.is_listed
+        else f"The sampler “{escaped(settings.sampler)}” draws candidate <i>i</i> as a pure function of the seed and "
         "<i>i</i>."
+    )
+    yield _paragraph(
+        f"A network is {network} on inputs of {space.input_shape} (channels × height × width) in "
+        f"{count(space.classes)} classes; a linear classifier always "
+        f"follows{rule}{'; ' if budgets else ''}{', '.join(budgets)}. {chosen}"
     )
     yield _paragraph(
         f"Each network is trained for {counted(recipe.epochs, 'epoch')} on {count(recipe.images_for_training)} images "
@@ -210,6 +220,8 @@ def _searched(found: Findings, _: Drawings) -> Iterator[str]:
         "images, which "
         "also choose the best: expect a little less on images that have not been looked at."
     )
+    if found.is_listed:
+        return
     layers = "".join(f"<li><code>{breaking(format_layer(layer))}</code></li>" for layer in space.layers)
     yield _folding(f"The {count(len(space.layers))} layers of the space", f'<ol start="0">{layers}</ol>')
 
@@ -326,19 +338,7 @@ def _effects(found: Findings, figure: Drawings) -> Iterator[str]:
         "(n = "
         f"{count(len(found.trained))}), with Welch’s 95{THIN}% interval."
     )
-    settings = found.search.settings
-    drawn = (
-        "Lengths and layers are drawn uniformly, but only strings that could be built are compared: "
-        f"{count(found.standing.counts.rejected)} rejected ones are missing, so a layer that often makes a string "
-        "impossible is seen in the company that made it possible."
-        if settings.sampler == "rejection"
-        else "Only strings that can be built are drawn, so a layer is seen in the company that makes it possible."
-    )
-    room = "" if settings.space.replacement else " Having one layer also leaves less room for the others."
-    yield _paragraph(
-        f"These are associations in a random draw, not effects of adding a layer to a given network. {drawn}{room} "
-        "Of many such intervals one in twenty misses."
-    )
+    yield _paragraph(_caution_about_a_list(found) if found.is_listed else _caution_about_draws(found))
     yield figure("effects")
     if found.effects and len(found.trained):
         rows = []
@@ -353,6 +353,33 @@ def _effects(found: Findings, figure: Drawings) -> Iterator[str]:
         )
         yield _folding("The numbers, in percentage points", _table(titles, rows, frozenset(range(1, 7))) + more)
     yield figure("positions")
+
+
+def _caution_about_draws(found: Findings) -> str:
+    """What effects in a random draw are not."""
+    room = "" if found.search.settings.space.replacement else " Having one layer also leaves less room for the others."
+    return (
+        "These are associations in a random draw, not effects of adding a layer to a given network. Lengths and layers "
+        "are drawn uniformly, but only strings that could be built are compared: "
+        f"{count(found.standing.counts.rejected)} rejected ones are missing, so a layer that often makes a string "
+        f"impossible is seen in the company that made it possible.{room} Of many such intervals one in twenty misses."
+    )
+
+
+def _caution_about_a_list(found: Findings) -> str:
+    """What effects in a list are not."""
+    rejected = found.standing.counts.rejected
+    missing = (
+        f" {counted(rejected, 'string')} of the list {'was' if rejected == 1 else 'were'} rejected and "
+        f"{'is' if rejected == 1 else 'are'} missing."
+        if rejected
+        else ""
+    )
+    return (
+        "These are associations within a list, not effects of adding a layer to a given network: a layer is seen in "
+        "the company that whoever made the list chose for it. Nothing was drawn at random, so the intervals do not "
+        f"generalise beyond it; they say how widely its strings differ.{missing}"
+    )
 
 
 def _best(found: Findings, figure: Drawings) -> Iterator[str]:
@@ -433,9 +460,14 @@ def _again(found: Findings, _: Drawings) -> Iterator[str]:
     yield _heading("again", "How to do it again")
     preset = next((name for name, known in PRESETS.items() if known.digest() == space.digest()), None)
     file = f"{space.name}.toml"
+    strings = f"{search.name}-strings.csv"
+    source: dict[str, object] = (
+        {"strings": strings, "space": preset or file}
+        if found.is_listed
+        else {"candidates": found.standing.counts.target, "space": preset or file, "sampler": settings.sampler}
+    )
     options = {
-        "candidates": found.standing.counts.target, "space": preset or file, "sampler": settings.sampler,
-        "seed": settings.seed, "dataset": settings.dataset, "train-images": recipe.train_images,
+        **source, "seed": settings.seed, "dataset": settings.dataset, "train-images": recipe.train_images,
         "epochs": recipe.epochs, "batch-size": recipe.batch_size, "learning-rate": recipe.learning_rate,
         "device": settings.device,
     }  # fmt: skip
@@ -448,10 +480,19 @@ def _again(found: Findings, _: Drawings) -> Iterator[str]:
         shlex.join(["netsieve", "db", "check", search.name, *asking]),
         shlex.join(["netsieve", "resume", search.name, *asking]),
     ]
-    yield _paragraph(
-        "The same settings, seed and data draw the same candidates in the same order and train them the same way:"
-    )
-    yield f"<pre>{escaped(_folded(['netsieve', 'run', search.name], options))}</pre>"
+    run = _folded(["netsieve", "run", search.name], options)
+    if found.is_listed:
+        yield _paragraph(
+            "The strings of the list that have been taken, each once and in its order, are exported from this "
+            "database; the same settings, seed and data train them the same way:"
+        )
+        export = {"columns": "layers", "out": strings, "db": found.database}
+        run = "\n".join([_folded(["netsieve", "export", search.name], export), run])
+    else:
+        yield _paragraph(
+            "The same settings, seed and data draw the same candidates in the same order and train them the same way:"
+        )
+    yield f"<pre>{escaped(run)}</pre>"
     if preset is None:
         yield _folding(f"{escaped(file)}, the search space", f"<pre>{escaped(space.to_toml())}</pre>")
     yield _paragraph("Questions to this database, a proof of what it holds, and going on:")
@@ -486,7 +527,7 @@ def _trained_with(found: Findings) -> list[str]:
     return sorted({line for line in told if line})
 
 
-def _folded(command: Sequence[str], options: dict[str, object]) -> str:
+def _folded(command: Sequence[str], options: Mapping[str, object]) -> str:
     """A command over several lines of moderate length, an option with its value on one."""
     lines = [shlex.join(command)]
     for name, value in options.items():

@@ -162,6 +162,58 @@ def test_another_space_is_given_as_its_file(page_of: Make) -> None:
     assert "at most 123,456 multiply-adds per image" in page.text
 
 
+def listing(strings: Iterable[str]) -> dict[str, Any]:
+    """What recorded.record needs for a search of a list."""
+    strings = list(strings)
+    settings = replace(SETTINGS, sampler="listed")
+    return {"settings": settings, "listed": strings, "target": len(strings)}
+
+
+def test_layers_that_only_a_list_has_are_compared(page_of: Make) -> None:
+    """Of a list the effects are those of its own layers, which the space need not have."""
+    strings = [recorded.CONV.format(5) + "dropout=p:0.3-", recorded.CONV.format(5), "dropout=p:0.3-", STRINGS[3]]
+    rows = [Row(text, accuracy=0.5 + number / 10) for number, text in enumerate(strings)]
+    page = page_of(rows, **listing(strings))
+    (table,) = re.findall(r"<summary>The numbers.*?</details>", page.source, flags=re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in table.split("<tr>")[2:]]
+    n = {cell[0]: (cell[4], cell[6]) for cell in cells}
+    assert n["conv"] == ("2", "2")
+    assert n["dropout, p 0.3"] == ("2", "2")
+    assert "batchnorm" not in n
+
+
+def test_a_list_is_not_called_a_random_draw(page_of: Make) -> None:
+    """Somebody chose its strings, so nothing that is said of them holds beyond them."""
+    rows = list(recorded.mixed(100))
+    page = page_of(rows, **listing(row.layers for row in rows))
+    assert "positions" in page.data["figures"]
+    assert "100 of 100 strings of a list, in its order, chosen by whoever made it, have been taken" in page.text
+    assert "A network is a string of the list, of layers of any kind and number, on inputs of 1x28x28" in page.text
+    assert "associations within a list" in page.text
+    assert "the intervals do not generalise beyond it" in page.text
+    assert "20 strings of the list were rejected and are missing" in page.text
+    for untrue in ("random draw", "been drawn at random", "drawn uniformly", "replacement", "twenty", "if nothing"):
+        assert untrue not in page.text
+
+
+def test_a_list_is_searched_again_from_its_strings(cli: Cli, page_of: Make) -> None:
+    """They are exported from the database in the form that run --strings reads; there is no sampler to name."""
+    from search.cli import main
+
+    page = page_of([Row(text) for text in STRINGS], **listing(STRINGS))
+    block = html.unescape(re.findall(r"<pre>(.*?)</pre>", page.source, flags=re.DOTALL)[0])
+    export, run = (line.split() for line in block.replace("\\\n", " ").splitlines())
+    assert cli(*export[1:]).exit_code == 0
+    assert run[:3] == ["netsieve", "run", "first"]
+    options = dict(zip(run[3::2], run[4::2], strict=True))
+    assert options.keys() == {
+        "--strings", "--space", "--seed", "--dataset", "--train-images", "--epochs", "--batch-size", "--learning-rate",
+        "--device",
+    }  # fmt: skip
+    context = main.commands["run"].make_context("run", run[2:])
+    assert context.params["strings"] == STRINGS
+
+
 # ------------------------------------------------------------------ every state of a search
 
 
@@ -307,27 +359,30 @@ def test_an_older_report_is_replaced_whole(cli: Cli, copied: Path, place: Path) 
 def test_a_disk_that_fills_leaves_the_older_report(
     cli: Cli, copied: Path, place: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """And no part of the new one."""
+    """And no part of the new one, nor is another process's file touched."""
     (place / "first.html").write_text("old")
+    other = place / f".netsieve-report-{os.getpid()}.tmp"  # a process of the same number on another machine
+    other.write_text("another's")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[step], full)
     result = cli("report", "first")
-    assert result.exit_code == 2
-    assert result.stderr == "Error: --out first.html: cannot be written: No space left on device; name another file\n"
+    assert result.exit_code == 1
+    assert result.stderr == "Error: --out first.html: No space left on device; nothing was written\n"
     assert (place / "first.html").read_text() == "old"
-    assert not list(place.glob(".netsieve*"))
+    assert other.read_text() == "another's"
+    assert not list(place.glob(".*.part"))
 
 
 @pytest.mark.parametrize(
     ("out", "says"),
     [
-        ("folder", "--out folder: is a folder; name a file in it"),
-        (os.devnull, f"--out {os.devnull}: is there, and no file"),
-        ("nowhere/first.html", "--out nowhere/first.html: there is no folder nowhere"),
-        ("x" * 300, "cannot be written: File name too long"),
+        ("folder", "--out folder: is a folder; give a file in it"),
+        (os.devnull, f"--out {os.devnull}: is no plain file"),
+        ("nowhere/first.html", "--out nowhere/first.html: folder nowhere does not exist"),
+        ("x" * 300, "File name too long"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_named(cli: Cli, copied: Path, place: Path, out: str, says: str) -> None:
