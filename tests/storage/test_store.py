@@ -550,11 +550,12 @@ def test_a_failure_beside_a_retry_keeps_its_example(postgres_url: str, monkeypat
     store = joined(engine)
     store.extend(3, judged(*VALID))  # type: ignore[arg-type]
     timeout = replace(COMPLETED, reason=FailureReason.TIMEOUT)
-    end(store, timeout)
+    first, second = (begun(task) for task in store.claim(2, held=()).tasks)
+    store.record(News(outcomes=[(first, timeout)]))
     real = maintenance.count_changes
 
     def late(*words: object) -> None:
-        end(store, timeout)  # committed between the reopening and its counting
+        store.record(News(outcomes=[(second, timeout)]))  # committed between the reopening and its counting
         real(*words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(maintenance, "count_changes", late)
