@@ -92,7 +92,7 @@ def test_it_draws_and_asks_nothing_of_a_network(visit: Any, written: Path, width
         assert seen.page.evaluate("window.broken") is None
         undrawn = "[...document.querySelectorAll('.plot')].filter((div) => !div.querySelector('.main-svg'))"
         assert seen.page.evaluate(f"{undrawn}.length") == 0
-        assert seen.page.evaluate("document.querySelectorAll('.plot').length") == 11
+        assert seen.page.evaluate("document.querySelectorAll('.plot').length") == 12
 
 
 def test_an_empty_search_draws_nothing_and_complains_of_nothing(visit: Any, cli: Cli, tmp_path: Path) -> None:
