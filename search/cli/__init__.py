@@ -47,15 +47,23 @@ class OneLineErrors(click.Group):
             code = _complain(str(error), error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             code = _complain("interrupted", 130)
-        except BrokenPipeError:  # the reader of stdout, such as head, has enough
-            sys.stderr.close()
-            code = 0
         except OSError as error:  # stdout is full or broken; netsieve's own files have their own errors
             code = _complain(f"cannot write the answer: {error.strerror}", 1)
         if standalone_mode:
             _drop_what_nobody_reads()
             sys.exit(code if isinstance(code, int) else 0)
         return code
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Invoke a command; where the reader of its answer, such as head, has enough, it is done."""
+        try:
+            answer = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:  # caught here: click would make it exit code 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere
+            ctx.exit(0)
+        return answer
 
 
 def _drop_what_nobody_reads() -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+ROOT = Path(__file__).parents[3]
+
 Cli = Callable[..., Result]
 Ask = Callable[..., Any]
 
@@ -383,3 +385,13 @@ def test_a_bad_field_lists_the_fields(cli: Cli, searched: Path, words: tuple[str
     result = cli("candidates", "second", *words, "--db", f"sqlite:///{searched}")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "the fields are index, layers, status" in result.stderr
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl", "json"])
+def test_a_reader_that_has_enough_is_no_failure(searched: Path, style: str) -> None:
+    """As head is: exit code 0 and not a word, also where pipefail looks at it."""
+    netsieve = f"{sys.executable} -c 'from search.cli import main; main()'"
+    for words in (f"sample -n 30000 --format {style}", f"candidates second --db sqlite:///{searched} --format {style}"):
+        script = f"set -o pipefail; {netsieve} {words} | head -1"
+        answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert (answer.returncode, answer.stderr, len(answer.stdout.splitlines())) == (0, "", 1)
