@@ -98,10 +98,8 @@ class ListedSampler:
 SAMPLERS = {RejectionSampler.name: RejectionSampler}  # by the name that --sampler takes
 VERSIONS = {sampler.name: sampler.version for sampler in (RejectionSampler, ListedSampler)}
 
-Sampler = RejectionSampler | ListedSampler
 
-
-def sampler_of(settings: SearchSettings, listed: Sequence[str]) -> Sampler:
+def sampler_of(settings: SearchSettings, listed: Sequence[str]) -> RejectionSampler | ListedSampler:
     """What draws a search's candidates; ``listed`` are its stored strings, if it was given a list."""
     if settings.sampler == ListedSampler.name:
         return ListedSampler(listed)

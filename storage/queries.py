@@ -24,6 +24,7 @@ from storage.processes import boot_id, is_alive, this_process
 from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, search, tally
 
 DELETED = "the search was deleted while netsieve worked on it"
+AT_ONCE = 1_000  # indices that one query asks for
 SEEN_WITHIN = timedelta(seconds=60)  # a coordinator of another machine that gave no sign for longer is taken for dead
 
 
@@ -336,17 +337,19 @@ def failures(connection: Connection, search_id: int, by: By = By.BOTH) -> list[F
         group = (Status(row.status), None if by is By.LAYER else row.reason, layer)
         number, first = groups.get(group, (0, row.first_index))
         groups[group] = (number + row.candidates, min(first, row.first_index))
-    examples = _layers_of(connection, search_id, [first for _, first in groups.values()])
+    examples = layer_strings(connection, search_id, [first for _, first in groups.values()])
     found = [FailureCount(*group, number, first, examples[first]) for group, (number, first) in groups.items()]
     return sorted(found, key=lambda row: (-row.candidates, row.status, row.reason or "", row.layer or 0))
 
 
-def _layers_of(connection: Connection, search_id: int, indices: Sequence[int]) -> dict[int, str]:
-    """The layer strings of candidates."""
-    query = sa.select(candidate.c.draw_index, candidate.c.layers).where(
-        candidate.c.search_id == search_id, one_of(connection, candidate.c.draw_index, indices)
-    )
-    return {row.draw_index: row.layers for row in connection.execute(query)} if indices else {}
+def layer_strings(connection: Connection, search_id: int, indices: Sequence[int]) -> dict[int, str]:
+    """The layer strings of the candidates first drawn at ``indices``."""
+    found: dict[int, str] = {}
+    for start in range(0, len(indices), AT_ONCE):
+        which = one_of(connection, candidate.c.draw_index, indices[start : start + AT_ONCE])
+        query = sa.select(candidate.c.draw_index, candidate.c.layers).where(candidate.c.search_id == search_id, which)
+        found.update((index, layers) for index, layers in connection.execute(query))
+    return found
 
 
 def details(connection: Connection, search_id: int, index: int) -> CandidateDetails | None:

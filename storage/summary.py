@@ -1,11 +1,10 @@
 """The reads of a report: one search, summed up.
 
 All of it from one connection, that is one snapshot. Of completed candidates the numbers are streamed in
-draw order, and strings and curves are asked for by index, so memory does not grow with strings. When a
-candidate completed is not stored; draw order, training seconds and the coordinators' runs are what time there is.
+draw order, and strings and curves are asked for by index, so memory does not grow with strings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -14,10 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from search.candidates import Status
-from storage.queries import coordinators_at_work, literally, one_of
+from storage.queries import By, coordinators_at_work, details, failures, layer_strings, literally
 from storage.schema import attempt, candidate, coordinator
 
-AT_ONCE = 1_000  # rows that a streamed query holds; indices that one query asks for
+__all__ = ["layer_strings"]  # of queries
+
+AT_ONCE = 1_000  # rows that a streamed query holds
 
 
 @dataclass(frozen=True)
@@ -113,22 +114,15 @@ def attempts(connection: Connection, search_id: int) -> dict[str | None, int]:
 
 def examples(connection: Connection, search_id: int) -> list[Example]:
     """Of each reason of a rejection or failure the candidate drawn first, the most frequent reason first."""
-    first = (
-        sa.select(sa.func.min(candidate.c.draw_index).label("draw_index"), sa.func.count().label("candidates"))
-        .where(candidate.c.search_id == search_id, candidate.c.reason.is_not(None))
-        .group_by(candidate.c.status, candidate.c.reason)
-        .subquery()
-    )
-    rows = connection.execute(
-        sa.select(candidate, first.c.candidates)
-        .join(first, candidate.c.draw_index == first.c.draw_index)
-        .where(candidate.c.search_id == search_id)
-        .order_by(first.c.candidates.desc(), candidate.c.draw_index)
-    )
-    return [
-        Example(Status(row.status), row.reason, row.candidates, row.draw_index, row.layers, row.layer, row.detail)
-        for row in rows
-    ]
+    found = []
+    for row in failures(connection, search_id, By.REASON):
+        first = details(connection, search_id, row.example)
+        assert first is not None
+        layer, detail = first.candidate.layer, first.detail
+        found.append(
+            Example(row.status, str(row.reason), row.candidates, row.example, row.example_layers, layer, detail)
+        )
+    return found
 
 
 def failure_details(connection: Connection, search_id: int, limit: int) -> list[Detail]:
@@ -170,13 +164,3 @@ def completed(connection: Connection, search_id: int) -> Iterator[Completed]:
     for row in connection.execute(query, execution_options={"yield_per": AT_ONCE}):
         *values, ended_at = row
         yield Completed._make((*values, ended_at and ended_at.timestamp()))
-
-
-def layer_strings(connection: Connection, search_id: int, indices: Sequence[int]) -> dict[int, str]:
-    """The layer strings of the candidates first drawn at ``indices``."""
-    found: dict[int, str] = {}
-    for start in range(0, len(indices), AT_ONCE):
-        which = one_of(connection, candidate.c.draw_index, indices[start : start + AT_ONCE])
-        query = sa.select(candidate.c.draw_index, candidate.c.layers).where(candidate.c.search_id == search_id, which)
-        found.update((index, layers) for index, layers in connection.execute(query))
-    return found

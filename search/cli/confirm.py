@@ -11,7 +11,7 @@ same database with the same claims, leases, resume and proof as any other.
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -190,20 +190,7 @@ def _std(values: Sequence[float]) -> float | None:
 
 
 def _table(records: Iterator[Record]) -> Iterator[str]:
-    keys = (
-        "rank",
-        "index",
-        "found",
-        "seeds",
-        "failed",
-        "mean",
-        "std",
-        "low",
-        "high",
-        "test_mean",
-        "test_std",
-        "layers",
-    )
+    keys = [field.name for field in fields(Confirmed)]
     yield from columns(keys, [[record[key] for key in keys] for record in records])
 
 

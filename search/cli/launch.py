@@ -22,13 +22,12 @@ from search.cli.parameters import Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
-from search.run import Drawn, Executor, Run, StopRequest, judge_with
+from search.run import Drawn, Executor, Run, Sampler, StopRequest, judge_with
 from search.settings import Limits, Recipe, SearchSettings, difference
 from search.shapes import Rules
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
-    from search.samplers import Sampler
     from storage.queries import Beside, SearchRow, Standing
     from workers.datasets import Dataset
     from workers.training import Trainer
@@ -303,7 +302,7 @@ def _quiet_stdout() -> Iterator[None]:
 # ------------------------------------------------------------------ the run
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Of what the numbers of a training depend on, here; workers of a cluster are to have the same."""
     packages = {name: version(name) for name in ("netsieve", "torch", "ray", "numpy")}
     return {**packages, "python": platform.python_version(), "processor": _processor()}
@@ -341,7 +340,7 @@ def _work(
     engine = open_for_writing(options.url)
     stack.callback(engine.dispose)
     store = SqlStore.open(engine, name, settings, limits.candidates, strings=listed)
-    store.join(_beside(options), versions())
+    store.join(_beside(options), _versions())
     if options.retry:
         opened = maintenance.reopen(engine, store.search_id, options.retry)
         tell(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})")
@@ -363,7 +362,7 @@ def _work(
     return why, signals
 
 
-def _judge(url: str, search_id: int, sampler: "Sampler", rules: Rules) -> Callable[[int, int], list[Drawn]]:
+def _judge(url: str, search_id: int, sampler: Sampler, rules: Rules) -> Callable[[int, int], list[Drawn]]:
     """Draws and checks, also the strings that another run has added to the search's list meanwhile."""
     from search.samplers import ListedSampler
     from storage import queries

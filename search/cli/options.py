@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from search.candidates import FailureReason
-from search.cli.parameters import COUNT, SEED, Duration, database_option, read_config, space_option
+from search.cli.parameters import COUNT, SEED, Duration, data_dir_option, database_option, read_config, space_option
 from search.cli.strings import read_strings
 from search.settings import CANDIDATES, Recipe
 from search.space import SearchSpace
@@ -88,11 +88,7 @@ _SEARCH = [  # what makes a search, and when a run of it ends
 
 _WORK = [  # where it is recorded, and who works on it
     database_option(),
-    click.option(
-        "--data-dir", type=click.Path(path_type=Path, file_okay=False), envvar="NETSIEVE_DATA_DIR",
-        help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
-        "[default: the user's cache folder]",
-    ),
+    data_dir_option(),
     click.option("--workers", type=click.IntRange(0), help="Default: one a GPU, else one a CPU core. 0: no Ray."),
     click.option("--gpus-per-worker", type=float, help="A share of a GPU, or whole GPUs.  [default: 1]"),
     click.option("--ray-address", envvar="RAY_ADDRESS", help="Of a running Ray cluster; default: a local session."),

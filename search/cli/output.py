@@ -1,18 +1,18 @@
 """How answers leave a command: JSON, JSON lines and CSV for programs, tables for people."""
 
-import csv
 import dataclasses
-import io
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import click
 
+from search.cli.files import standard_output
+from search.cli.writers import write_csv
 from search.layer_string import parse
 from search.layers import Shape, format_layer
 from search.shapes import costs
@@ -44,7 +44,7 @@ def print_one(style: str, record: Record, table: Callable[[], str]) -> None:
     if style == "table":
         click.echo(table())
     elif style == "csv":
-        click.echo("".join(_csv([record])), nl=False)
+        write_csv(standard_output(), list(record), [list(record.values())])
     else:
         click.echo(json.dumps(record, allow_nan=False))
 
@@ -58,26 +58,14 @@ def print_many(style: str, records: Iterable[Record], table: Callable[[Iterator[
         for record in records:
             click.echo(json.dumps(record, allow_nan=False))
     elif style == "csv":
-        for line in _csv(records):
-            click.echo(line, nl=False)
+        rows = iter(records)
+        for first in islice(rows, 1):  # its keys are the header
+            write_csv(standard_output(), list(first), (list(record.values()) for record in chain([first], rows)))
     else:
         click.echo("[", nl=False)
         for number, record in enumerate(records):
             click.echo(("," if number else "") + "\n  " + json.dumps(record, allow_nan=False), nl=False)
         click.echo("\n]")
-
-
-def _csv(records: Iterable[Record]) -> Iterator[str]:
-    """Rows under a header of the keys; a nested value as JSON."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for number, record in enumerate(records):
-        if number == 0:
-            writer.writerow(record)
-        writer.writerow(json.dumps(value) if isinstance(value, dict | list) else value for value in record.values())
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
 
 
 def as_record(row: Any) -> dict[str, Any]:

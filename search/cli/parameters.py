@@ -168,6 +168,15 @@ def database_option() -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
+def data_dir_option() -> Callable[[Command], Command]:
+    """The --data-dir option."""
+    return click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=False), envvar="NETSIEVE_DATA_DIR",
+        help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
+        "[default: the user's cache folder]",
+    )  # fmt: skip
+
+
 def space_option() -> Callable[[Command], Command]:
     """The --space option."""
     return click.option("--space", type=Space(), default="classic", show_default=True, help="The search space.")

@@ -15,7 +15,15 @@ import click
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
 from search.cli.output import Record, as_record, cell, columns, print_one, tell
-from search.cli.parameters import INDEX, SEED, AllOrCount, database_option, default_data_dir, name_argument
+from search.cli.parameters import (
+    INDEX,
+    SEED,
+    AllOrCount,
+    data_dir_option,
+    database_option,
+    default_data_dir,
+    name_argument,
+)
 from search.cli.results import find_candidate, reading
 from search.errors import InvalidInput, NetsieveError, SettingsError
 from search.layer_string import parse
@@ -78,13 +86,7 @@ class Request:
 @name_argument()
 @click.argument("index", type=INDEX)
 @database_option()
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="NETSIEVE_DATA_DIR",
-    help="Folder of the dataset's files, downloaded there if missing; also NETSIEVE_DATA_DIR.  "
-    "[default: the user's cache folder]",
-)
+@data_dir_option()
 @click.option("--dataset", metavar="FILE.npz", help="Where a file that the search was trained on is now.")
 @click.option(
     "--train-images",

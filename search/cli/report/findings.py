@@ -97,10 +97,7 @@ def gather(connection: "Connection", name: str, database: str) -> Findings:
     steps = analysis.best_so_far(trained.val_accuracy)
     fronts = [_front(cost, trained.val_accuracy) for cost in (trained.parameters, trained.macs)]
     ranking = np.flatnonzero(np.isin(trained.index, [found.candidate.index for found in best if found]))
-    always = np.unique(np.concatenate([*fronts, ranking, steps]))
-    others = np.setdiff1d(np.arange(len(trained)), always)
-    sample = others[analysis.spread(len(others), max(0, MOST_POINTS - len(always)))]
-    shown = np.union1d(always, sample)
+    shown = _shown(len(trained), np.concatenate([*fronts, ranking, steps]))
     return Findings(
         search=search,
         standing=standing,
@@ -119,7 +116,7 @@ def gather(connection: "Connection", name: str, database: str) -> Findings:
         parameters_front=fronts[0],
         macs_front=fronts[1],
         shown=shown,
-        strings=summary.layer_strings(connection, search.id, trained.index[shown].tolist()),
+        strings=queries.layer_strings(connection, search.id, trained.index[shown].tolist()),
         features_left_out=max(0, len(features) - MOST_FEATURES),
         effects=effects,
     )
@@ -134,6 +131,14 @@ def _noting(
         for column, value in zip(columns, row[2:], strict=True):
             column.append(float("nan") if value is None else value)
         yield row.layers, row.val_accuracy
+
+
+def _shown(count: int, always: Integers) -> Integers:
+    """Places of the points that are drawn: those that always are, and an even sample of the rest."""
+    always = np.unique(always)
+    others = np.setdiff1d(np.arange(count), always)
+    sample = others[analysis.spread(len(others), max(0, MOST_POINTS - len(always)))]
+    return np.union1d(always, sample)
 
 
 def _front(cost: Floats, accuracy: Floats) -> Integers:

@@ -455,39 +455,19 @@ def _failed(found: Findings, _: Drawings) -> Iterator[str]:
 
 
 def _again(found: Findings, _: Drawings) -> Iterator[str]:
-    search, settings = found.search, found.search.settings
-    space, recipe = settings.space, settings.recipe
+    search, space = found.search, found.search.settings.space
     yield _heading("again", "How to do it again")
     preset = next((name for name, known in PRESETS.items() if known.digest() == space.digest()), None)
     file = f"{space.name}.toml"
-    strings = f"{search.name}-strings.csv"
-    source: dict[str, object] = (
-        {"strings": strings, "space": preset or file}
-        if found.is_listed
-        else {"candidates": found.standing.counts.target, "space": preset or file, "sampler": settings.sampler}
-    )
-    options = {
-        **source, "seed": settings.seed, "dataset": settings.dataset, "train-images": recipe.train_images,
-        "epochs": recipe.epochs, "batch-size": recipe.batch_size, "learning-rate": recipe.learning_rate,
-        "device": settings.device,
-    }  # fmt: skip
-    asking = ["--db", found.database]
-    first = found.best[0].candidate.index if found.best else 0
-    questions = [
-        shlex.join(["netsieve", "status", search.name, *asking]),
-        shlex.join(["netsieve", "top", search.name, *asking]),
-        shlex.join(["netsieve", "show", search.name, str(first), *asking]),
-        shlex.join(["netsieve", "db", "check", search.name, *asking]),
-        shlex.join(["netsieve", "resume", search.name, *asking]),
-    ]
-    run = _folded(["netsieve", "run", search.name], options)
+    run = _run_again(found, preset or file)
     if found.is_listed:
+        strings = f"{search.name}-strings.csv"
+        export = {"columns": "layers", "out": strings, "db": found.database}
+        run = "\n".join([_folded(["netsieve", "export", search.name], export), run])
         yield _paragraph(
             "The strings of the list that have been taken, each once and in its order, are exported from this "
             "database; the same settings, seed and data train them the same way:"
         )
-        export = {"columns": "layers", "out": strings, "db": found.database}
-        run = "\n".join([_folded(["netsieve", "export", search.name], export), run])
     else:
         yield _paragraph(
             "The same settings, seed and data draw the same candidates in the same order and train them the same way:"
@@ -496,22 +476,8 @@ def _again(found: Findings, _: Drawings) -> Iterator[str]:
     if preset is None:
         yield _folding(f"{escaped(file)}, the search space", f"<pre>{escaped(space.to_toml())}</pre>")
     yield _paragraph("Questions to this database, a proof of what it holds, and going on:")
-    yield f"<pre>{escaped(chr(10).join(questions))}</pre>"
-    yield _facts(
-        (
-            ("search", f"{escaped(search.name)}, created {_moment(search.created_at)}"),
-            ("created by", f"netsieve {escaped(search.netsieve_version)}"),
-            ("database", f"<code>{escaped(found.database)}</code>"),
-            ("space", f"{escaped(space.name)}, SHA-256 <code>{space.digest()}</code>"),
-            ("sampler", f"{escaped(settings.sampler)}, version {settings.sampler_version}"),
-            ("seed", str(settings.seed)),
-            ("dataset", f"{escaped(settings.dataset)}, SHA-256 <code>{escaped(settings.dataset_sha256)}</code>"),
-            ("device", escaped(settings.device)),
-            ("machines", escaped(", ".join(sorted({run.host for run in found.runs}))) or "none yet"),
-            *(("trained with", escaped(line)) for line in _trained_with(found)),
-            ("this page", f"{_moment(found.at)}, {escaped(_versions())}"),
-        )
-    )
+    yield f"<pre>{escaped(chr(10).join(_questions(found)))}</pre>"
+    yield _facts(_provenance(found))
     yield _paragraph(
         "On the same processor model, thread count and torch version the numbers come out equal to the bit; elsewhere "
         "rounding differs, and training amplifies it.",
@@ -519,6 +485,46 @@ def _again(found: Findings, _: Drawings) -> Iterator[str]:
     )
     writer = f"Written by netsieve {escaped(_version('netsieve'))}."
     yield f"<footer>{writer} The file holds its data and its scripts; it loads nothing.</footer>"
+
+
+def _run_again(found: Findings, space: str) -> str:
+    """The command that makes the search anew."""
+    search, settings = found.search, found.search.settings
+    recipe = settings.recipe
+    source: dict[str, object] = {"candidates": found.standing.counts.target, "space": space}
+    if found.is_listed:
+        source = {"strings": f"{search.name}-strings.csv", "space": space}
+    else:
+        source["sampler"] = settings.sampler
+    options = {
+        **source, "seed": settings.seed, "dataset": settings.dataset, "train-images": recipe.train_images,
+        "epochs": recipe.epochs, "batch-size": recipe.batch_size, "learning-rate": recipe.learning_rate,
+        "device": settings.device,
+    }  # fmt: skip
+    return _folded(["netsieve", "run", search.name], options)
+
+
+def _questions(found: Findings) -> list[str]:
+    """Commands that ask the database further."""
+    name, best = found.search.name, found.best[0].candidate.index if found.best else 0
+    asked = (("status", name), ("top", name), ("show", name, str(best)), ("db", "check", name), ("resume", name))
+    return [shlex.join(["netsieve", *words, "--db", found.database]) for words in asked]
+
+
+def _provenance(found: Findings) -> Iterator[tuple[str, str]]:
+    """What the search was made of, and by, as facts."""
+    search, settings = found.search, found.search.settings
+    yield "search", f"{escaped(search.name)}, created {_moment(search.created_at)}"
+    yield "created by", f"netsieve {escaped(search.netsieve_version)}"
+    yield "database", f"<code>{escaped(found.database)}</code>"
+    yield "space", f"{escaped(settings.space.name)}, SHA-256 <code>{settings.space.digest()}</code>"
+    yield "sampler", f"{escaped(settings.sampler)}, version {settings.sampler_version}"
+    yield "seed", str(settings.seed)
+    yield "dataset", f"{escaped(settings.dataset)}, SHA-256 <code>{escaped(settings.dataset_sha256)}</code>"
+    yield "device", escaped(settings.device)
+    yield "machines", escaped(", ".join(sorted({run.host for run in found.runs}))) or "none yet"
+    yield from (("trained with", escaped(line)) for line in _trained_with(found))
+    yield "this page", f"{_moment(found.at)}, {escaped(_versions())}"
 
 
 def _trained_with(found: Findings) -> list[str]:
