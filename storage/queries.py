@@ -231,6 +231,8 @@ def require_room(connection: Connection, search_id: int, beside: Beside = Beside
     """Raise SettingsError while a coordinator is at work on the search beside which no other may be."""
     for other in coordinators_at_work(connection, search_id) if beside is not Beside.ANYBODY else ():
         where = f"process {other.pid} on {other.host} since {other.started_at:%Y-%m-%d %H:%M} UTC"
+        if other.seen_at < now(connection) - SEEN_WITHIN:  # paused, or this is a copy of what it writes to
+            where += f", without a sign since {other.seen_at:%H:%M} (in a copy of its database: free once it ends)"
         if beside is Beside.NOBODY:
             raise SettingsError(
                 f"the search is being run by {where}; wait for it, or end it with netsieve stop "

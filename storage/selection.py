@@ -206,7 +206,7 @@ def _value(text: str, field: str, sign: str, value: str) -> str | float | int | 
     """The value that is compared with, of the field's type. Raises SettingsError."""
     where = f"--where {quoted(text)}"
     kind = _column(field).type.python_type
-    if value.lower() == NONE and sign in {"=", "!="}:
+    if value.lower() == NONE and sign in {"=", "!="} and _column(field).nullable:
         return None
     if "~" in sign and not value:
         raise SettingsError(f"{where}: write the text that {field} contains after {sign}")
@@ -217,7 +217,8 @@ def _value(text: str, field: str, sign: str, value: str) -> str | float | int | 
     if kind is str:
         known = WORDS.get(field, []) if sign in {"=", "!="} else []
         if known and value not in known:
-            raise SettingsError(f"{where}: {field} is never {quoted(value)}; it is one of {', '.join(known)}, {NONE}")
+            words = ", ".join([*known, NONE] if _column(field).nullable else known)
+            raise SettingsError(f"{where}: {field} is never {quoted(value)}; it is one of {words}")
         return value
     try:
         number = float(value) if kind is float else int(value.replace(",", "").replace("_", ""))

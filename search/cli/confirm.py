@@ -209,7 +209,7 @@ def _summary(found: Sequence[Confirmed], seeds: int) -> Iterator[str]:
         yield "the dataset has no test images, so the validation images, by which they were chosen, are all there is"
     failed = sum(row.failed for row in found)
     if failed:
-        yield f"{failed} of these trainings failed and are in no mean; netsieve failures says why"
+        yield f"{failed} of these trainings failed and are in no mean: netsieve failures on each seed's search says why"
     first = rows[0]
     if any(row.seeds + row.failed < seeds for row in found):
         yield f"not all of the {seeds} seeds have ended yet: the order is provisional"

@@ -27,7 +27,7 @@ from search.cli.parameters import (
 from search.cli.results import find_candidate, reading
 from search.errors import InvalidInput, NetsieveError, SettingsError
 from search.layer_string import parse
-from search.settings import Recipe, SearchSettings
+from search.settings import LARGEST_INTEGER, Recipe, SearchSettings
 from search.shapes import check
 
 if TYPE_CHECKING:
@@ -164,6 +164,10 @@ def _request(
     changes: dict[str, Any],
 ) -> Request:
     """The images and the settings to train with. Raises DataError, SettingsError."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    numbers = {key: LARGEST_INTEGER if value == AllOrCount.ALL else value for key, value in given.items()}
+    numbers.pop("seed", None)
+    replace(settings.recipe, **numbers)  # out of range: said before torch and the images are loaded
     import torch
 
     from workers.datasets import load, load_test, require_fit
@@ -174,7 +178,6 @@ def _request(
         if images is not None:
             require_fit(images, settings.space)
     require_same_images(dataset, name, settings)
-    given = {key: value for key, value in changes.items() if value is not None}
     if given.get("train_images") == AllOrCount.ALL:
         given["train_images"] = len(dataset.images)
     seed = given.pop("seed", settings.seed)

@@ -127,6 +127,8 @@ def test_documented_orders_are_read_from_an_index(connection: Connection, field:
         ("parameters=1.5", "compared with a whole number"),
         ("status=done", "status is never 'done'; it is one of rejected, open, completed, failed"),
         ("reason=bad", "reason is never 'bad'"),
+        ("status=none", "status is never 'none'"),
+        ("index=none", "compared with a whole number"),
         ("parameters~5", "~ is for text"),
         ("val_loss<nan", "no finite number"),
         ("val_loss==1", "write a single ="),

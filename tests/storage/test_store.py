@@ -304,6 +304,17 @@ def test_a_coordinator_of_another_machine_is_believed_while_it_gives_signs(engin
         assert queries.standing(connection, 1).state is queries.State.STOPPED
 
 
+def test_a_silent_process_that_lives_is_told_of(engine: Engine, store: SqlStore) -> None:
+    """It is paused, or the database is a copy of the one that it writes to: who is refused can tell."""
+    with engine.begin() as connection:
+        with pytest.raises(SettingsError, match="the search is being run by process") as soon:
+            queries.require_room(connection, 1)
+        connection.execute(coordinator.update().values(seen_at=queries.now(connection) - 2 * queries.SEEN_WITHIN))
+        with pytest.raises(SettingsError, match=r"without a sign since .*in a copy of its database: free once it ends"):
+            queries.require_room(connection, 1)
+    assert "copy" not in str(soon.value)
+
+
 def test_states_are_read_from_the_rows(engine: Engine) -> None:
     """Stopped with its reason, running, and finished when all is drawn and nothing is open."""
 

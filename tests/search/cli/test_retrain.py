@@ -421,3 +421,22 @@ def test_bad_options_are_one_line(cli: Cli, searched: Path, options: tuple[objec
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--epochs", 0), "--epochs 0"),
+        (("--learning-rate", "nan"), "--learning-rate nan"),
+        (("--train-images", 4), "4"),
+    ],
+)
+def test_a_number_out_of_range_is_said_before_anything_is_loaded(
+    cli: Cli, longer: str, monkeypatch: pytest.MonkeyPatch, words: tuple[str, object], says: str
+) -> None:
+    """Reading images, and torch itself, takes seconds."""
+    monkeypatch.setattr("workers.datasets.load", None)
+    index = first_with(cli, longer, "short", "completed")["index"]
+    result = cli("retrain", "short", index, "--db", longer, *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert says in result.stderr
