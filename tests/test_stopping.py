@@ -176,6 +176,21 @@ def test_a_first_signal_finishes_what_is_training(
     assert "Traceback" not in search.log.read_text()
 
 
+@pytest.mark.ray
+def test_a_signal_to_the_group_does_not_reach_ray(tmp_path: Path) -> None:
+    """Its servers are to serve until what is in training is finished; a busy machine takes longer than they wait."""
+    search = Search(tmp_path, "--workers", "2")
+    process = search.start()
+    search.wait_for("completed", 1)
+    children = descendants(process.pid)
+    groups = {os.getpgid(child) for child in children}
+    process.kill()
+    process.wait()
+    wait_until_gone(children)  # they end with it all the same
+    assert len(groups) >= 4
+    assert process.pid not in groups
+
+
 def test_a_second_signal_stops_at_once(running: tuple[Search, "subprocess.Popen[bytes]"]) -> None:
     """Without waiting for what is in training."""
     search, process = running

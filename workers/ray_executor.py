@@ -21,6 +21,7 @@ stream's item is lost and its connection is not, the stream is silent until the 
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -173,11 +174,28 @@ def _handlers_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def _in_their_own_groups() -> Iterator[None]:
+    """Start Ray's servers in process groups of their own, where they end with this process all the same.
+
+    A SIGTERM to the whole group, as schedulers and terminals send it, would end them while what is in training
+    is finished, and Ray ends a driver that has lost its raylet with exit code 1.
+    """
+    private: Any = ray._private  # noqa: SLF001  there is no public way
+    popen = private.services.ConsolePopen
+    if private.utils.detect_fate_sharing_support():
+        private.services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        private.services.ConsolePopen = popen
+
+
 def _start_session(cores: int, quiet: dict[str, Any]) -> None:
     """A local session, without a dashboard, that ends with this process."""
     is_new = not TOKEN_FILE.exists()
     try:
-        with without_credentials(), _handlers_kept():
+        with without_credentials(), _handlers_kept(), _in_their_own_groups():
             ray.init(
                 address="local",
                 num_cpus=cores,
