@@ -14,6 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from search.candidates import FailureReason, RejectionReason, Status
 from search.errors import SettingsError, quoted
@@ -30,6 +32,25 @@ FIELDS = (*KEYS, "test_loss", "test_accuracy", "detail")
 EPOCH = ("epoch", "train_loss", "val_loss", "val_accuracy")  # what is measured after each
 
 Column = sa.ColumnElement[Any]
+
+
+class by_code_point(FunctionElement[str]):  # noqa: N801  # named as a function of SQL is
+    """A text, ordered by code point as SQLite does it, whatever language a Postgres database sorts by."""
+
+    inherit_cache = True
+    type = sa.Text()
+
+
+@compiles(by_code_point)
+def _(element: by_code_point, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(by_code_point, "postgresql")
+def _(element: by_code_point, compiler: Any, **options: Any) -> str:
+    return f'{compiler.process(element.clauses, **options)} COLLATE "C"'
+
+
 Comparison = Callable[[Any, Any], sa.ColumnElement[bool]]
 
 NONE = "none"  # what a condition writes for a missing value
@@ -76,6 +97,8 @@ class Condition:
             return column.is_(None) if self.operator == "=" else column.is_not(None)
         if self.field == "status" and self.operator == "=":
             return column == sa.text(f"'{self.value}'")  # literally, so that a partial index serves
+        if self.operator[0] in "<>":
+            column = _ordered(self.field)
         clause = OPERATORS[self.operator](column, self.value)
         return clause | column.is_(None) if self.operator.startswith("!") else clause
 
@@ -97,7 +120,7 @@ class Order:
 
     def clause(self) -> Column:
         """The order as SQL."""
-        column = _column(self.field)
+        column = _ordered(self.field)
         return column.desc() if self.descending else column.asc()
 
 
@@ -195,6 +218,12 @@ def _parts(query: sa.Select[Any], selection: Selection) -> Iterator[sa.Select[An
 
 def _column(field: str) -> Column:
     return candidate.c["draw_index" if field == "index" else field]
+
+
+def _ordered(field: str) -> Column:
+    """A field as it is sorted and compared by."""
+    column = _column(field)
+    return by_code_point(column) if isinstance(column.type, sa.String) else column
 
 
 def _require_field(option: str, field: str) -> None:
