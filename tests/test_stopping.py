@@ -203,6 +203,24 @@ def test_a_second_signal_stops_at_once(running: tuple[Search, "subprocess.Popen[
     assert search.ask("status", "first")["state"] == "stopped"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_ends_changes_no_exit_code(number: signal.Signals) -> None:
+    """A second Ctrl-C may come when all is said, and Python has given its handlers back already."""
+    script = f"""
+import os, search.cli
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, {int(number)})
+late = Late()
+@search.cli.main.command()
+def interrupted():
+    raise KeyboardInterrupt
+search.cli.main()
+"""
+    command = [sys.executable, "-c", script, "interrupted"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 130
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_while_ray_starts_ends_the_run_at_once(tmp_path: Path, number: signal.Signals, code: int) -> None:

@@ -22,6 +22,7 @@ from search.cli.output import tell
 from search.cli.report import report
 from search.cli.results import candidates, failures, list_searches, show, status, top
 from search.cli.retrain import retrain
+from search.cli.signals import ignore_further
 from search.cli.sql import sql
 from search.cli.transfer import merge
 from search.cli.watch import watch_search
@@ -51,6 +52,8 @@ class OneLineErrors(click.Group):
             code = _complain(f"cannot write the answer: {error.strerror}", 1)
         if standalone_mode:
             _drop_what_nobody_reads()
+            if args is None and isinstance(code, int) and code >= 128:  # this process is the command, and ends
+                ignore_further()
             sys.exit(code if isinstance(code, int) else 0)
         return code
 

@@ -70,6 +70,12 @@ def ending_quietly() -> Iterator[None]:
         yield
 
 
+def ignore_further() -> None:
+    """All is said, and how it ends is settled: a signal while Python ends, when no handler is left, changes nothing."""
+    for number in WANTED:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def exit_code(number: int) -> int:
     """Of a command that a signal ended; a terminal that was closed counts as SIGTERM."""
     return 128 + (signal.SIGTERM if number == signal.SIGHUP else number)
