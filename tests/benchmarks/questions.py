@@ -95,8 +95,7 @@ def build(engines: list[Engine], count: int) -> None:
         firsts = {kind: r["draw_index"] for kind, r in reversed(list(zip(kinds, batch, strict=True))) if kind[1]}
         for engine in engines:
             with engine.begin() as connection:
-                stored = [as_stored(row, connection) for row in batch]
-                insert_candidates(connection, stored)
+                insert_candidates(connection, batch)
                 count_changes(connection, 1, Counter(kinds), firsts)
                 drawn = batch[-1]["draw_index"] + 1 if batch else 0
                 connection.execute(search.update().values(drawn=drawn, target=drawn))
@@ -108,13 +107,6 @@ def build(engines: list[Engine], count: int) -> None:
 def kind_of(row: dict[str, Any]) -> tuple[str, str, int]:
     """Its tally's status, reason and layer."""
     return str(row["status"]), str(row["reason"] or ""), NO_LAYER if row["layer"] is None else row["layer"]
-
-
-def as_stored(row: dict[str, Any], connection: Connection) -> dict[str, Any]:
-    """COPY takes a JSON column as text; an insert takes it as it is."""
-    if connection.dialect.name != "postgresql" or row["curve"] is None:
-        return row
-    return row | {"curve": str(row["curve"])}
 
 
 # ------------------------------------------------------------------ asking
@@ -181,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How long questions take in a large search.")
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--folder", default=None, help="Where the SQLite file is made.")
+    parser.add_argument("--database", choices=["sqlite", "postgres"], action="append", help="Only this one.")
     options = parser.parse_args()
     print(
         f"Python {platform.python_version()}, SQLAlchemy {sa.__version__}, SQLite {sqlite3.sqlite_version}, "
@@ -191,11 +184,13 @@ def main() -> None:
         postgres_server() as server,
     ):
         urls = {"sqlite": f"sqlite:///{Path(folder, 'large.db')}", "postgres": server.new_database()}
+        urls = {name: url for name, url in urls.items() if name in (options.database or urls)}
         writers = [open_for_writing(url) for url in urls.values()]
         build(writers, options.rows)
         for writer in writers:
             writer.dispose()
-        admin(urls["postgres"], "VACUUM ANALYZE")  # as the server does by itself, later
+        if "postgres" in urls:
+            admin(urls["postgres"], "VACUUM ANALYZE")  # as the server does by itself, later
         for name, url in urls.items():
             engine = open_for_reading(url)
             with engine.connect() as connection:
