@@ -10,13 +10,11 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from search.candidates import AttemptEnding, Outcome
 from search.coordinator import Coordinator
 from search.errors import DatabaseAway, Stopped
-from search.layer_string import format_architecture
-from search.layers import Architecture
 from search.messages import (
     Avoid,
     Claim,
@@ -40,7 +38,9 @@ from search.messages import (
     WorkerLost,
 )
 from search.settings import Limits
-from search.shapes import Rules, Verdict, check
+
+if TYPE_CHECKING:
+    from search.sieve import Judge
 
 POLL_S = 0.25  # seconds; how late a signal, a deadline or the display may be
 RECORD_S = 1.0  # seconds between writes of results
@@ -49,15 +49,6 @@ ASK_S = 2.0  # seconds after which the store is asked even if there is nothing t
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 15.0  # seconds between tries to reach a database that is away
 DRAWS = 1_024  # indices that one transaction draws
 DRAWS_PER_TURN = 16 * DRAWS  # before the loop looks at its workers again
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A candidate as drawn and checked, for the store."""
-
-    index: int
-    layers: str  # canonical layer string
-    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -90,14 +81,6 @@ class Best:
     val_accuracy: float  # 0 to 1
     val_loss: float
     layers: str
-
-
-class Sampler(Protocol):
-    """Draws candidates by index: index i always gives the same architecture."""
-
-    def draw(self, start: int, stop: int) -> Sequence[Architecture]:
-        """The architectures of indices start to stop - 1, invalid ones included."""
-        ...
 
 
 class Executor(Protocol):
@@ -182,7 +165,7 @@ class CandidateStore(Protocol):
     Every method raises DatabaseAway when it is worth trying again, and then may have taken effect or not.
     """
 
-    def extend(self, count: int, judge: Callable[[int, int], Sequence[Drawn]]) -> int:
+    def extend(self, count: int, judge: "Judge") -> int:
         """Insert the next ``count`` indices as ``judge(start, stop)`` gives them; how many are left to draw."""
         ...
 
@@ -244,19 +227,6 @@ class StopRequest:
         self.why = self.why or why
 
 
-def judge_with(sampler: Sampler, rules: Rules) -> Callable[[int, int], list[Drawn]]:
-    """Draws and checks: what the store inserts for indices start to stop - 1."""
-
-    def judge(start: int, stop: int) -> list[Drawn]:
-        architectures = sampler.draw(start, stop)
-        return [
-            Drawn(index, format_architecture(architecture), check(architecture, rules))
-            for index, architecture in enumerate(architectures, start)
-        ]
-
-    return judge
-
-
 class Outage:
     """When to try again to reach a database that is away, and when to give up."""
 
@@ -299,7 +269,7 @@ class Run:
         self,
         store: CandidateStore,
         executor: Executor,
-        judge: Callable[[int, int], Sequence[Drawn]],
+        judge: "Judge",
         limits: Limits,
         stop: StopRequest,
         show: Callable[[Progress], None] = lambda _: None,

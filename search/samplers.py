@@ -6,14 +6,18 @@ and its version, seed and index. There is no generator state to save.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from search.errors import Stopped
+from search.automaton import Integers, architectures
+from search.census import census
+from search.errors import SpaceError, Stopped
 from search.layer_string import parse
 from search.layers import Architecture
+from search.permutation import Permutation
 from search.settings import SearchSettings
 from search.space import SearchSpace
 
@@ -47,33 +51,93 @@ class RejectionSampler:
         halves = 1 + max(len(self.space.layers), self.space.max_layers)
         return -(-halves // HALVES_PER_COUNTER)
 
-    def halves(self, start: int, stop: int) -> npt.NDArray[np.uint64]:
-        """The 32-bit halves of indices start to stop - 1, as (stop - start, 8 k) uint64."""
+    def halves(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
+        """The 32-bit halves of indices start to stop - 1, as (stop - start, 8 k)."""
         stream = np.random.Philox(key=self.seed, counter=start * self.counters)
         words = stream.random_raw((stop - start) * self.counters * WORDS_PER_COUNTER)
-        pairs = np.stack((words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)), axis=1)  # low half first
-        return pairs.reshape(stop - start, self.counters * HALVES_PER_COUNTER)
+        low_half_first = words.astype("<u8", copy=False).view("<u4")
+        return low_half_first.reshape(stop - start, self.counters * HALVES_PER_COUNTER)
 
-    def draw(self, start: int, stop: int) -> list[Architecture]:
-        """The architectures of indices start to stop - 1, invalid ones included."""
-        if stop <= start:
-            return []
+    def positions(self, start: int, stop: int) -> Integers:
+        """The architectures of indices start to stop - 1, as a batch for ``Automaton.check``."""
         space, halves = self.space, self.halves(start, stop)
-        lengths = space.min_layers + multiply_high(halves[:, 0], space.max_layers - space.min_layers + 1)
         if space.replacement:
             chosen = multiply_high(halves[:, 1 : 1 + space.max_layers], len(space.layers))
         else:
-            chosen = np.argsort(halves[:, 1 : 1 + len(space.layers)], axis=1, kind="stable")
-        layers = space.layers
-        return [
-            tuple(layers[i] for i in row[:length])
-            for row, length in zip(chosen.tolist(), lengths.tolist(), strict=True)
-        ]
+            chosen = _sorted_places(halves[:, 1 : 1 + len(space.layers)])[:, : space.max_layers]
+        batch = np.ascontiguousarray(chosen.T)  # a layer after the other, as the automaton reads them
+        lengths = space.min_layers + multiply_high(halves[:, 0], space.max_layers - space.min_layers + 1)
+        for depth in range(space.min_layers, space.max_layers):
+            batch[depth, lengths <= depth] = len(space.layers)
+        return batch.T
+
+    def draw(self, start: int, stop: int) -> list[Architecture]:
+        """The architectures of indices start to stop - 1, invalid ones included."""
+        return architectures(self.space, self.positions(start, stop))
 
 
-def multiply_high(half: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.int64]:
-    """A 32-bit half mapped to 0 ... n - 1 as floor(half * n / 2^32)."""
-    return ((half * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
+def multiply_high(halves: npt.NDArray[np.uint32], n: int) -> Integers:
+    """32-bit halves mapped to 0 ... n - 1 as floor(half * n / 2^32)."""
+    return ((halves.astype(np.uint64) * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
+
+
+def _sorted_places(keys: npt.NDArray[np.uint32]) -> Integers:
+    """The places of each row's keys (B, n), ordered by (key, place).
+
+    One number holds both, so that plain sorting orders them: three times as fast as a stable argsort.
+    """
+    places = keys.shape[1]
+    bits = np.uint64((places - 1).bit_length())
+    both = keys.astype(np.uint64) << bits | np.arange(places, dtype=np.uint64)
+    both.sort(axis=1)
+    return (both & np.uint64((1 << int(bits)) - 1)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class CensusSampler:
+    """Draws the valid architectures of a space, or of some lengths of it: each one once, in random order.
+
+    Candidate i is the one whose rank a permutation, keyed by the seed, gives for i. So any index is computed
+    alone: coordinators share nothing but which indices are drawn, and there are no rejections and no repeats.
+    Any part of the indices is a sample without replacement, uniform over the architectures.
+    """
+
+    name: ClassVar[str] = "census"
+    version: ClassVar[int] = 1
+
+    space: SearchSpace
+    seed: int  # 0 to 2^63 - 1
+    lengths: tuple[int, int] | None = None  # fewest and most layers; None: the space's
+
+    @cached_property
+    def size(self) -> int:
+        """How many architectures there are to draw. Raises SpaceError if the space cannot be counted."""
+        return self._ranks.stop - self._ranks.start
+
+    @cached_property
+    def _ranks(self) -> range:
+        low, high = self.lengths or (self.space.min_layers, self.space.max_layers)
+        if not self.space.min_layers <= low <= high <= self.space.max_layers:
+            raise SpaceError(
+                f"--lengths {low}-{high}: space {self.space.name} has strings of {self.space.min_layers} to "
+                f"{self.space.max_layers} layers"
+            )
+        return census(self.space).ranks((low, high))
+
+    def positions(self, start: int, stop: int) -> Integers:
+        """The architectures of indices start to stop - 1, as a batch for ``Automaton.check``.
+
+        Raises Stopped beyond the last one, SpaceError if the space cannot be counted or numbered.
+        """
+        if stop > self.size:
+            raise Stopped(f"the census has {self.size:,} architectures, and index {stop - 1} is to be drawn")
+        indices = np.arange(start, stop)
+        ranks = Permutation(self.size, self.seed)(indices) if len(indices) else indices
+        return census(self.space).unrank(self._ranks.start + ranks)
+
+    def draw(self, start: int, stop: int) -> list[Architecture]:
+        """The architectures of indices start to stop - 1. Raises as ``positions`` does."""
+        return architectures(self.space, self.positions(start, stop))
 
 
 @dataclass(frozen=True)
@@ -95,12 +159,19 @@ class ListedSampler:
         return [parse(text) for text in self.strings[start:stop]]
 
 
-SAMPLERS = {RejectionSampler.name: RejectionSampler}  # by the name that --sampler takes
-VERSIONS = {sampler.name: sampler.version for sampler in (RejectionSampler, ListedSampler)}
+Sampler = RejectionSampler | CensusSampler | ListedSampler
+VERSIONS = {sampler.name: sampler.version for sampler in (RejectionSampler, CensusSampler, ListedSampler)}
 
 
-def sampler_of(settings: SearchSettings, listed: Sequence[str]) -> RejectionSampler | ListedSampler:
+def sampler_of(settings: SearchSettings, listed: Sequence[str] = ()) -> Sampler:
     """What draws a search's candidates; ``listed`` are its stored strings, if it was given a list."""
     if settings.sampler == ListedSampler.name:
         return ListedSampler(listed)
-    return SAMPLERS[settings.sampler](settings.space, settings.seed)
+    return drawing(settings.sampler, settings.space, settings.seed, settings.lengths)
+
+
+def drawing(
+    sampler: str, space: SearchSpace, seed: int, lengths: tuple[int, int] | None = None
+) -> RejectionSampler | CensusSampler:
+    """The sampler of that name, as ``--sampler`` takes it; ``lengths`` are for the census."""
+    return CensusSampler(space, seed, lengths) if sampler == CensusSampler.name else RejectionSampler(space, seed)

@@ -59,6 +59,7 @@ class SearchSettings:
     recipe: Recipe
     device: str  # cpu or cuda
     test: bool = False  # are final networks measured on the dataset's test images, too?
+    lengths: tuple[int, int] | None = None  # fewest and most layers that the census draws; None: the space's
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values."""
@@ -72,12 +73,18 @@ class SearchSettings:
             "recipe": asdict(self.recipe),
             "device": self.device,
         }
-        return {**values, "test": True} if self.test else values  # as older searches were stored
+        if self.test:  # left out where it says nothing, as in the searches of older versions
+            values["test"] = True
+        if self.lengths:
+            values["lengths"] = list(self.lengths)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":
         """The settings of plain values. Raises SpaceError, SettingsError."""
-        return cls(**{**values, "space": space_from_dict(values["space"]), "recipe": Recipe(**values["recipe"])})
+        lengths = tuple(values["lengths"]) if "lengths" in values else None
+        space, recipe = space_from_dict(values["space"]), Recipe(**values["recipe"])
+        return cls(**{**values, "space": space, "recipe": recipe, "lengths": lengths})
 
 
 def difference(stored: SearchSettings, given: Mapping[str, Any]) -> list[str]:
@@ -95,11 +102,16 @@ def difference(stored: SearchSettings, given: Mapping[str, Any]) -> list[str]:
                 continue
             value = f"{value.name} ({value.digest()[:12]})"  # noqa: PLW2901  # shown as the stored one is
         if value != known[name]:
-            found.append(f"{name.replace('_', '-')}: stored {known[name]}, given {value}")
+            found.append(f"{name.replace('_', '-')}: stored {_shown(known[name])}, given {_shown(value)}")
     return found
 
 
-SETTING_NAMES = ("sampler", "sampler_version", "seed", "dataset", "dataset_sha256", "device", "test")
+def _shown(value: Any) -> str:
+    """A setting as it is typed: lengths as 2-6."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+
+
+SETTING_NAMES = ("sampler", "sampler_version", "seed", "dataset", "dataset_sha256", "device", "test", "lengths")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Row
 
 from search.candidates import CHARGED, MOST_CHARGES, FailureReason, Status
 from search.errors import quoted
-from search.run import Drawn
 from search.settings import Recipe
+from search.sieve import Drawn
 from storage.queries import one_of_digests
 from storage.schema import NO_LAYER, architecture_digest, attempt, candidate, coordinator, lease, search, tally
 

@@ -20,8 +20,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from search.candidates import AttemptEnding, Interruption, Outcome, Status
 from search.errors import DatabaseLost, SettingsError
 from search.messages import Task
-from search.run import Best, Claims, Counts, Drawn, News, Reply
+from search.run import Best, Claims, Counts, News, Reply
 from search.settings import LARGEST_INTEGER, SearchSettings
+from search.sieve import Drawn
 from storage import queries
 from storage.faults import translated
 from storage.processes import this_process

@@ -33,9 +33,10 @@ import sqlalchemy as sa
 
 from search.candidates import FailureReason, Measurement, Outcome
 from search.errors import NetsieveError
-from search.run import Drawn, News, Reply, Run, StopRequest, judge_with
+from search.run import News, Reply, Run, StopRequest
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
+from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
 from storage import check, queries
 from storage.engine import open_for_reading, open_for_writing

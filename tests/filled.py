@@ -8,9 +8,10 @@ from sqlalchemy import Engine
 
 from search.candidates import FailureReason, Interruption, Measurement, Outcome
 from search.messages import Task
-from search.run import News, judge_with
+from search.run import News
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
+from search.sieve import judge_with
 from search.space import CLASSIC
 from storage.store import SqlStore
 

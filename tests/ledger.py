@@ -11,7 +11,8 @@ from itertools import pairwise
 
 from search.candidates import CHARGED, AttemptEnding, FailureReason, Interruption, Outcome, Status, charges_of_losses
 from search.messages import Task
-from search.run import Best, Claims, Counts, Drawn, News, Reply
+from search.run import Best, Claims, Counts, News, Reply
+from search.sieve import Drawn
 
 LEASE_S = 60.0
 

@@ -33,9 +33,10 @@ from search.candidates import (
 )
 from search.errors import DatabaseAway, Stopped
 from search.messages import MOST_LOSSES, Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
-from search.run import Claims, Counts, Drawn, News, Reply, Run, StopRequest
+from search.run import Claims, Counts, News, Reply, Run, StopRequest
 from search.settings import Limits
 from search.shapes import Verdict
+from search.sieve import Drawn
 from tests.ledger import LEASE_S, Ledger, ModelStore
 
 SEEDS = 100_000

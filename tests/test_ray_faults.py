@@ -26,9 +26,10 @@ import sqlalchemy as sa
 from search.candidates import FailureReason, Measurement, Outcome
 from search.errors import Stopped
 from search.messages import Finished, Task, WorkerEvent, WorkerLost, WorkerReady
-from search.run import Executor, Progress, Run, StopRequest, judge_with
+from search.run import Executor, Progress, Run, StopRequest
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
+from search.sieve import judge_with
 from search.space import CLASSIC
 from storage import queries
 from storage.engine import open_for_writing

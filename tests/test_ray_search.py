@@ -11,9 +11,10 @@ import pytest
 from ray import cloudpickle
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
-from search.run import Run, StopRequest, judge_with
+from search.run import Run, StopRequest
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
+from search.sieve import judge_with
 from search.space import CLASSIC
 from storage import queries
 from storage.engine import open_for_writing

@@ -131,6 +131,8 @@ def _options(
         **made,
         **work,
         sampler="rejection",
+        lengths=None,
+        census_all=False,
         strings=strings,
         candidates=CANDIDATES,
         max_completed=None,

@@ -7,9 +7,9 @@ written: options, space, dataset, database, and differences from the stored sear
 import os
 import platform
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,17 @@ import click
 
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns, tell
-from search.cli.parameters import Reasons, default_data_dir, name_argument
+from search.cli.parameters import NO_LENGTHS, Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
-from search.run import Drawn, Executor, Run, Sampler, StopRequest, judge_with
+from search.run import Executor, Run, StopRequest
 from search.settings import Limits, Recipe, SearchSettings, difference
-from search.shapes import Rules
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
+    from search.samplers import Sampler
+    from search.sieve import Drawn, Judge
     from storage.queries import Beside, SearchRow, Standing
     from workers.datasets import Dataset
     from workers.training import Trainer
@@ -78,19 +79,22 @@ def work_on(name: str, options: Options, *, must_exist: bool) -> tuple[str | Non
 
     Raises NetsieveError.
     """
+    from search.samplers import sampler_of
+
     limits = _limits(options)
     _require_consistent(options)
     stored, standing = _look_up(name, options, must_exist=must_exist)
     _warn_of_a_password(options)
     if stored is None or standing is None:
         listed = options.strings
-        limits = replace(limits, candidates=_target(options, None, listed))
         if not listed:
             require_something_valid(options.space)
+        limits = replace(limits, candidates=_target(options, None, _end(_sampler(options, listed))))
     else:
         _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
         listed = _list(name, options, stored)
-        limits = replace(limits, candidates=_target(options, standing.counts.target, listed))
+        end = _end(sampler_of(stored.settings, listed))
+        limits = replace(limits, candidates=_target(options, standing.counts.target, end))
         is_longer = limits.candidates > standing.counts.target
         if standing.state == "finished" and not is_longer and not options.retry:
             return None, []
@@ -106,6 +110,10 @@ def _require_consistent(options: Options) -> None:
     """Raise SettingsError for options that contradict each other or themselves."""
     if options.strings and "sampler" in options.typed:
         raise SettingsError(f"--strings --sampler {options.sampler}: a list is searched in its order; drop one")
+    if options.census_all and options.sampler != "census":
+        raise SettingsError(f"--census-all --sampler {options.sampler}: the census is a sampler of its own; drop one")
+    if options.census_all and "candidates" in options.typed:
+        raise SettingsError(f"--census-all --candidates {options.candidates}: all are searched; drop one")
     share = options.gpus_per_worker
     if share is not None and not (0 < share <= 1 or (share > 1 and share.is_integer())):
         raise SettingsError(f"--gpus-per-worker {share:g}: must be a share above 0 and up to 1, or a whole number")
@@ -178,18 +186,52 @@ def _list(name: str, options: Options, stored: "SearchRow") -> tuple[str, ...]:
     return max(known, options.strings, key=len)
 
 
-def _target(options: Options, stored: int | None, listed: tuple[str, ...]) -> int:
-    """Draws over the whole search: as many as typed, if that extends it; of a list, no more than it has."""
-    if "candidates" not in options.typed:
-        return len(listed) if options.strings else options.candidates if stored is None else stored
+def _sampler(options: Options, listed: tuple[str, ...]) -> "Sampler":
+    """What a new search will draw with."""
+    from search.samplers import ListedSampler, drawing
+
+    if listed:
+        return ListedSampler(listed)
+    if options.lengths is not None and options.sampler != "census":
+        raise SettingsError(NO_LENGTHS)
+    return drawing(options.sampler, options.space, options.seed, options.lengths)
+
+
+@dataclass(frozen=True)
+class _End:
+    """What a search ends with that draws from something finite."""
+
+    draws: int
+    what: str
+
+
+def _end(sampler: "Sampler") -> _End | None:
+    """The end of a list or of the census; the classic draw has none. Raises SpaceError."""
+    from search.samplers import CensusSampler, ListedSampler
+
+    match sampler:
+        case ListedSampler(strings):
+            return _End(len(strings), f"the list has {len(strings):,} strings")
+        case CensusSampler():
+            return _End(sampler.size, f"the census has {sampler.size:,} architectures")
+        case _:
+            return None
+
+
+def _target(options: Options, stored: int | None, end: _End | None) -> int:
+    """Draws over the whole search: as many as typed, if that extends it, and no more than there are."""
+    if end and (options.census_all or (options.strings and "candidates" not in options.typed)):
+        return end.draws
+    if "candidates" not in options.typed and stored is not None:
+        return stored
     if stored is not None and options.candidates < stored:
         raise SettingsError(
             f"--candidates {options.candidates}: the search has {stored} already and can only be extended; "
             "leave it out to go on"
         )
-    if listed and options.candidates > len(listed):
-        tell(f"--candidates {options.candidates}: the list has {len(listed):,} strings, and ends the search")
-        return len(listed)
+    if end and options.candidates > end.draws:
+        tell(f"--candidates {options.candidates}: {end.what}, and ends the search")
+        return end.draws
     return options.candidates
 
 
@@ -200,7 +242,9 @@ def _given_settings(options: Options, stored: SearchSettings) -> dict[str, Any]:
     """
     from search.samplers import VERSIONS, ListedSampler
 
-    given = options.given("space", "sampler", "seed", "device", "dataset", *(field.name for field in fields(Recipe)))
+    given = options.given(
+        "space", "sampler", "lengths", "seed", "device", "dataset", *(field.name for field in fields(Recipe))
+    )
     if options.dataset.endswith(".npz") and stored.dataset.endswith(".npz"):
         given.pop("dataset", None)
     if options.strings:
@@ -247,6 +291,7 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
         recipe=recipe,
         device=options.device or "",  # settled by the workers that there are
         test=options.test,
+        lengths=options.lengths,
     )
 
 
@@ -329,7 +374,6 @@ def _work(
 ) -> tuple[str | None, list[int]]:
     """Run to an end: why it ended before the search was finished, if it did, and the signals that came."""
     from search.cli.display import Display
-    from search.samplers import sampler_of
     from storage import maintenance
     from storage.engine import open_for_writing
     from storage.renewal import Renewal
@@ -344,9 +388,8 @@ def _work(
     if options.retry:
         opened = maintenance.reopen(engine, store.search_id, options.retry)
         tell(f"opened {opened:,} failed candidates again ({', '.join(sorted(options.retry))})")
-    sampler = sampler_of(settings, listed)
     title = f"netsieve {name}  {Path(settings.dataset).name}, space {settings.space.name}, seed {settings.seed}"
-    judge = _judge(options.url, store.search_id, sampler, settings.space.rules)
+    judge = _judge(options.url, store.search_id, settings, listed)
     why: str | None = "an error in netsieve"
     is_away = False
     try:
@@ -362,17 +405,26 @@ def _work(
     return why, signals
 
 
-def _judge(url: str, search_id: int, sampler: Sampler, rules: Rules) -> Callable[[int, int], list[Drawn]]:
+def _judge(url: str, search_id: int, settings: SearchSettings, listed: tuple[str, ...]) -> "Judge":
     """Draws and checks, also the strings that another run has added to the search's list meanwhile."""
-    from search.samplers import ListedSampler
+    from search.automaton import MOST_CELLS, compiled
+    from search.samplers import ListedSampler, sampler_of
+    from search.sieve import judge_with
     from storage import queries
 
-    def judge(start: int, stop: int) -> list[Drawn]:
-        nonlocal sampler
-        if isinstance(sampler, ListedSampler) and stop > len(sampler.strings):
+    space = settings.space
+    if settings.sampler != ListedSampler.name:
+        if compiled(space) is None:
+            shapes = MOST_CELLS // len(space.layers)
+            tell(f"space {space.name} reaches more than {shapes:,} shapes: its candidates are checked one by one")
+        return judge_with(sampler_of(settings), space.rules)
+
+    def judge(start: int, stop: int) -> "Sequence[Drawn]":
+        nonlocal listed
+        if stop > len(listed):
             with reading(url) as connection:
-                sampler = ListedSampler(queries.listed(connection, search_id))
-        return judge_with(sampler, rules)(start, stop)
+                listed = tuple(queries.listed(connection, search_id))
+        return judge_with(ListedSampler(listed), space.rules)(start, stop)
 
     return judge
 

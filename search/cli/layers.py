@@ -7,8 +7,21 @@ from typing import Any
 
 import click
 
+from search.candidates import RejectionReason
+from search.cli.files import standard_output
 from search.cli.output import cell, columns, format_option, layer_table, print_many, print_one
-from search.cli.parameters import COUNT, INDEX, SEED, InputShape, Space, space_option
+from search.cli.parameters import (
+    COUNT,
+    INDEX,
+    NO_LENGTHS,
+    SEED,
+    InputShape,
+    Space,
+    lengths_option,
+    sampler_option,
+    space_option,
+)
+from search.cli.writers import write_csv
 from search.edits import MOST_EDITS, smallest_edits
 from search.errors import InvalidInput, LayerStringError
 from search.explanation import explain as explain_verdict
@@ -134,25 +147,33 @@ def _edits(edits: list[dict[str, str]]) -> Iterator[str]:
 @click.option("-n", "count", type=COUNT, default=10, show_default=True, help="How many.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--start", type=INDEX, default=0, show_default=True, help="The first index.")
-@click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True)
+@sampler_option()
+@lengths_option()
 @space_option()
 @format_option()
-def sample(count: int, seed: int, start: int, sampler: str, space: SearchSpace, style: str) -> None:
+def sample(
+    count: int, seed: int, start: int, sampler: str, lengths: tuple[int, int] | None, space: SearchSpace, style: str
+) -> None:
     """Draw candidates as a search would, without training: index, layer string, verdict."""
-    from search.samplers import SAMPLERS
+    from search.samplers import CensusSampler, drawing
+    from search.sieve import judge_with
 
     if start + count > LARGEST_INTEGER:
         raise click.UsageError(f"--start {start} and -n {count}: the last index must be below 2^63")
-    draws = SAMPLERS[sampler](space, seed)
+    if lengths is not None and sampler != CensusSampler.name:
+        raise click.UsageError(NO_LENGTHS)
+    draws = drawing(sampler, space, seed, lengths)
+    if isinstance(draws, CensusSampler) and start + count > draws.size:
+        raise click.UsageError(f"--start {start} and -n {count}: the census has {draws.size:,} architectures")
+    judge = judge_with(draws, space.rules)
 
     def drawn() -> Iterator[dict[str, Any]]:
         for first in range(start, start + count, DRAWS_AT_ONCE):
-            architectures = draws.draw(first, min(first + DRAWS_AT_ONCE, start + count))
-            for index, architecture in enumerate(architectures, first):
-                verdict = check_shapes(architecture, space.rules)
+            for found in judge(first, min(first + DRAWS_AT_ONCE, start + count)):
+                verdict = found.verdict
                 yield {
-                    "index": index,
-                    "layers": format_architecture(architecture),
+                    "index": found.index,
+                    "layers": found.layers,
                     "valid": verdict.valid,
                     "reason": verdict.reason,
                     "layer": verdict.layer,
@@ -196,3 +217,30 @@ def show_space(space: SearchSpace, style: str) -> None:
         )
 
     print_one(style, values, table)
+
+
+@space.command("count")
+@click.argument("space", type=Space(), default="classic", metavar="[SPACE]")
+@format_option()
+def count_space(space: SearchSpace, style: str) -> None:
+    """Count the layer strings of a SPACE, a preset or a TOML file, exactly: by length, and by reason of rejection."""
+    from search.census import census
+
+    counts = census(space).by_length
+    reasons = [reason for reason in RejectionReason if any(reason in count.rejected for count in counts)]
+    by_length = [
+        {"layers": c.layers, "drawable": c.drawable, "valid": c.valid, "rejected": dict(c.rejected)} for c in counts
+    ]
+    titles = ("layers", "drawable", "valid", *reasons)
+    rows = [(c.layers, c.drawable, c.valid, *(c.rejected.get(reason, 0) for reason in reasons)) for c in counts]
+    sums = [sum(column) for column in list(zip(*rows, strict=True))[1:]]
+    record = {
+        "drawable": sums[0],
+        "valid": sums[1],
+        "rejected": dict(zip(reasons, sums[2:], strict=True)),
+        "by_length": by_length,
+    }
+    if style == "csv":
+        write_csv(standard_output(), titles, rows)
+    else:
+        print_one(style, record, lambda: "\n".join(columns(titles, [*rows, ("all", *sums)])))

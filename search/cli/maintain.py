@@ -121,8 +121,8 @@ def check_database(ctx: click.Context, names: tuple[str, ...], url: str) -> None
 
 def _check_search(connection: "Connection", search: "SearchRow") -> list[str]:
     """Print how a search stands, and what is wrong with it."""
-    from search.run import judge_with
     from search.samplers import VERSIONS, sampler_of
+    from search.sieve import judge_with
     from storage import check, queries
 
     settings = search.settings

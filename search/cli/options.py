@@ -9,7 +9,17 @@ import click
 from click.core import ParameterSource
 
 from search.candidates import FailureReason
-from search.cli.parameters import COUNT, SEED, Duration, data_dir_option, database_option, read_config, space_option
+from search.cli.parameters import (
+    COUNT,
+    SEED,
+    Duration,
+    data_dir_option,
+    database_option,
+    lengths_option,
+    read_config,
+    sampler_option,
+    space_option,
+)
 from search.cli.strings import read_strings
 from search.settings import CANDIDATES, Recipe
 from search.space import SearchSpace
@@ -22,6 +32,8 @@ class Options:
     url: str
     space: SearchSpace
     sampler: str
+    lengths: tuple[int, int] | None  # of the census
+    census_all: bool  # the whole of it
     strings: tuple[str, ...]  # canonical layer strings to search instead of draws; empty: draws
     seed: int
     candidates: int
@@ -53,7 +65,11 @@ class Options:
 
 _SEARCH = [  # what makes a search, and when a run of it ends
     space_option(),
-    click.option("--sampler", type=click.Choice(["rejection"]), default="rejection", show_default=True),
+    sampler_option(),
+    lengths_option(),
+    click.option(
+        "--census-all", is_flag=True, help="Search the whole census: every valid string, or all of --lengths, once."
+    ),
     click.option(
         "--strings", type=click.Path(path_type=Path), metavar="FILE",
         callback=lambda _ctx, _param, path: () if path is None else read_strings(path),
@@ -127,4 +143,7 @@ def gather(ctx: click.Context, values: dict[str, Any]) -> Options:
     values.setdefault("retry", frozenset())
     values.setdefault("test", False)
     typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    if values["census_all"] and "sampler" not in typed:
+        values["sampler"] = "census"
+        typed.add("sampler")
     return Options(**values, typed=frozenset(typed))

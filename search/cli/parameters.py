@@ -21,6 +21,7 @@ LARGEST_FILE = 1_000_000  # bytes of a space or configuration file
 SEED = click.IntRange(0, LARGEST_INTEGER)
 INDEX = click.IntRange(0, LARGEST_INTEGER)
 COUNT = click.IntRange(1, LARGEST_INTEGER)
+NO_LENGTHS = "--lengths belongs to --sampler census; otherwise a space's own min_layers and max_layers say it"
 
 
 class Duration(click.ParamType[float]):
@@ -70,6 +71,22 @@ class AllOrCount(click.ParamType[int]):
         if not re.fullmatch(r"[0-9]{1,18}", str(value), re.ASCII):
             self.fail(f"{quoted(str(value))} is neither a whole number nor 'all'.", param, ctx)
         return int(value)
+
+
+class Lengths(click.ParamType[tuple[int, int]]):
+    """A number of layers, or a range of them."""
+
+    name = "LOW-HIGH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """To the fewest and the most layers."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", str(value), re.ASCII)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= low <= high:
+            self.fail(f"{quoted(str(value))} is no range of lengths; write 2-6, or 4 for one length.", param, ctx)
+        return low, high
 
 
 class InputShape(click.ParamType[Shape]):
@@ -180,6 +197,19 @@ def data_dir_option() -> Callable[[Command], Command]:
 def space_option() -> Callable[[Command], Command]:
     """The --space option."""
     return click.option("--space", type=Space(), default="classic", show_default=True, help="The search space.")
+
+
+def sampler_option() -> Callable[[Command], Command]:
+    """The --sampler option."""
+    return click.option(
+        "--sampler", type=click.Choice(["rejection", "census"]), default="rejection", show_default=True,
+        help="rejection: draws of a uniform length, invalid ones included. census: valid strings only, each once.",
+    )  # fmt: skip
+
+
+def lengths_option() -> Callable[[Command], Command]:
+    """The --lengths option."""
+    return click.option("--lengths", type=Lengths(), help="With --sampler census: only strings of so many layers: 2-6.")
 
 
 def default_data_dir() -> Path:

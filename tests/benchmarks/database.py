@@ -26,9 +26,10 @@ from sqlalchemy import Connection, Engine, MetaData
 
 from search.candidates import Measurement, Outcome, RejectionReason
 from search.messages import Task
-from search.run import Drawn, News
+from search.run import News
 from search.settings import Recipe, SearchSettings
 from search.shapes import Verdict
+from search.sieve import Drawn
 from search.space import CLASSIC
 from storage import store as store_module
 from storage.engine import open_for_writing

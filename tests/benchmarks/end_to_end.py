@@ -30,8 +30,8 @@ SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 def candidates() -> tuple[list[str], int]:
     """The first 24 distinct valid strings that a search of seed 0 draws, and how many draws that takes."""
-    from search.run import judge_with
     from search.samplers import RejectionSampler
+    from search.sieve import judge_with
     from search.space import CLASSIC
 
     found: dict[str, int] = {}

@@ -27,9 +27,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from search.candidates import FailureReason, Status
-from search.run import judge_with
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
+from search.sieve import judge_with
 from search.space import CLASSIC
 from storage import queries
 from storage.engine import open_for_reading, open_for_writing

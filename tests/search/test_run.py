@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
 from search.errors import DatabaseAway, Stopped
-from search.run import Away, Claims, Drawn, News, Progress, Reply, Run, StopRequest, judge_with
+from search.run import Away, Claims, News, Progress, Reply, Run, StopRequest
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
+from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
 from storage import maintenance, queries
 from storage.engine import open_for_writing

@@ -11,9 +11,10 @@ from sqlalchemy import Engine
 from search.candidates import FailureReason, Measurement, Outcome
 from search.cli import main
 from search.messages import Task
-from search.run import News, judge_with
+from search.run import News
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
+from search.sieve import judge_with
 from search.space import CLASSIC
 from storage import check, queries
 from storage.engine import open_for_reading, open_for_writing

@@ -14,9 +14,10 @@ from sqlalchemy import Engine
 import storage.store
 from search.candidates import Measurement, Outcome
 from search.errors import DatabaseAway, NetsieveError, Stopped
-from search.run import News, judge_with
+from search.run import News
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
+from search.sieve import judge_with
 from search.space import CLASSIC
 from storage import postgres, queries
 from storage.engine import open_for_writing

@@ -15,10 +15,11 @@ from search.candidates import FailureReason, Interruption, Measurement, Outcome,
 from search.errors import DatabaseLost, SettingsError
 from search.layer_string import parse
 from search.messages import MOST_LOSSES, Task
-from search.run import Drawn, News, Reply, judge_with
+from search.run import News, Reply
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
 from search.shapes import Verdict, check
+from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
 from storage import maintenance, queries
 from storage.engine import open_for_reading, open_for_writing

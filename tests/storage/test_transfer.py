@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 
 from search.cli.maintain import _check_search
 from search.errors import SettingsError, Stopped
-from search.run import judge_with
 from search.samplers import RejectionSampler
+from search.sieve import judge_with
 from search.space import CLASSIC
 from storage import queries, transfer
 from storage.engine import is_same, open_for_reading, open_for_writing

@@ -204,7 +204,7 @@ def _searched(found: Findings, _: Drawings) -> Iterator[str]:
         "Candidate <i>i</i> is string <i>i</i> of the list, counted from 0."
         if found.is_listed
         else f"The sampler “{escaped(settings.sampler)}” draws candidate <i>i</i> as a pure function of the seed and "
-        "<i>i</i>."
+        f"<i>i</i>{': each valid architecture once' if settings.sampler == 'census' else ''}."
     )
     yield _paragraph(
         f"A network is {network} on inputs of {space.input_shape} (channels × height × width) in "
@@ -496,6 +496,8 @@ def _run_again(found: Findings, space: str) -> str:
         source = {"strings": f"{search.name}-strings.csv", "space": space}
     else:
         source["sampler"] = settings.sampler
+        if settings.lengths:
+            source["lengths"] = "{}-{}".format(*settings.lengths)
     options = {
         **source, "seed": settings.seed, "dataset": settings.dataset, "train-images": recipe.train_images,
         "epochs": recipe.epochs, "batch-size": recipe.batch_size, "learning-rate": recipe.learning_rate,

@@ -1,0 +1,213 @@
+"""Exact counts, ranks, and the order of the census, against brute force."""
+
+import itertools
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search import census as module
+from search.automaton import architectures, compiled
+from search.candidates import RejectionReason
+from search.census import census
+from search.errors import SpaceError
+from search.layer_string import parse
+from search.layers import Architecture, Shape
+from search.shapes import check
+from search.space import CLASSIC, SearchSpace
+
+LAYERS = [
+    "conv=channel_factor:2,kernel_size:3,stride:1,padding:0",
+    "conv=channel_factor:0.4,kernel_size:3,stride:1,padding:1",
+    "conv=channel_factor:3,kernel_size:5,stride:2,padding:1", "batchnorm=eps:0.001", "dropout=p:0.5", "dropout=p:0.1",
+    "maxpool=kernel_size:2,stride:2,padding:0", "avgpool=kernel_size:2,stride:2,padding:0",
+    "avgpool=kernel_size:2,stride:1,padding:2", "maxpool=kernel_size:4,stride:4,padding:0",
+]  # fmt: skip
+
+
+def space_of(*layers: str, **changes: object) -> SearchSpace:
+    chosen = tuple(parse(text)[0] for text in layers)
+    return replace(CLASSIC, **{"layers": chosen, "min_layers": 1, "max_layers": len(chosen), **changes})  # type: ignore[arg-type]
+
+
+@cache
+def strings_of(space: SearchSpace) -> list[Architecture]:
+    """All strings of a space, in the order of the census: by length, then as in a dictionary."""
+    ways = itertools.product if space.replacement else itertools.permutations
+    lengths = range(space.min_layers, space.max_layers + 1)
+    return [
+        tuple(space.layers[i] for i in word)
+        for n in lengths
+        for word in (
+            ways(range(len(space.layers)), repeat=n) if space.replacement else ways(range(len(space.layers)), n)
+        )
+    ]
+
+
+@cache
+def valid_of(space: SearchSpace) -> list[Architecture]:
+    return [string for string in strings_of(space) if check(string, space.rules).valid]
+
+
+def unranked(space: SearchSpace, ranks: object) -> list[Architecture]:
+    return architectures(space, census(space).unrank(np.asarray(ranks, np.int64)))
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    """Small spaces of any kinds of layers, of up to some 4,000 strings."""
+    layers = draw(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=8, unique=True))
+    replacement = draw(st.booleans())
+    largest = min(len(layers), 4) if not replacement else {1: 6, 2: 6, 3: 5, 4: 5}.get(len(layers), 3)
+    most = draw(st.integers(1, largest))
+    return space_of(
+        *layers,
+        input_shape=Shape(draw(st.integers(1, 3)), draw(st.integers(2, 20)), draw(st.integers(2, 20))),
+        min_layers=draw(st.integers(1, most)),
+        max_layers=most,
+        replacement=replacement,
+        channels_within_side=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(spaces())
+def test_counts_equal_brute_force(space: SearchSpace) -> None:
+    """By length and by reason, of any small space."""
+    for count in census(space).by_length:
+        verdicts = [check(s, space.rules) for s in strings_of(space) if len(s) == count.layers]
+        reasons = [verdict.reason for verdict in verdicts if verdict.reason]
+        assert (count.drawable, count.valid) == (len(verdicts), len(verdicts) - len(reasons))
+        assert count.rejected == {reason: reasons.count(reason) for reason in set(reasons)}
+
+
+@settings(max_examples=80, deadline=None)
+@given(spaces())
+def test_the_nth_valid_string_is_that_of_brute_force(space: SearchSpace) -> None:
+    """All of them, in order; and the rank of each is n."""
+    valid = valid_of(space)
+    found = census(space)
+    assert found.ranks() == range(len(valid))
+    assert unranked(space, np.arange(len(valid))) == valid
+    automaton = compiled(space)
+    assert automaton is not None
+    assert found.rank(automaton.positions(valid)).tolist() == list(range(len(valid)))
+
+
+def test_the_classic_space() -> None:
+    """The counts of the design."""
+    found = census(CLASSIC)
+    assert sum(count.drawable for count in found.by_length) == 4_499_721_590
+    assert found.size() == 140_708_079
+    assert [count.valid for count in found.by_length][:5] == [118, 1_202, 10_917, 84_200, 535_970]
+    assert found.size((2, 5)) == 118 + 1_202 + 10_917 + 84_200
+    assert found.ranks((3, 4)) == range(118, 118 + 1_202 + 10_917)
+
+
+def test_classic_counts_of_up_to_five_layers_equal_brute_force() -> None:
+    """266,630 strings, each checked by itself."""
+    space = replace(CLASSIC, max_layers=5)
+    automaton = compiled(space)
+    assert automaton is not None
+    layers = len(space.layers)
+    for count in census(space).by_length:
+        words = np.array(list(itertools.permutations(range(layers), count.layers)))
+        batch = np.full((len(words), 5), layers)
+        batch[:, : count.layers] = words
+        reasons = automaton.check(batch).reasons
+        expected = {reason: int((reasons == i).sum()) for i, reason in enumerate(RejectionReason)}
+        assert count.drawable == len(words)
+        assert count.rejected == {reason: number for reason, number in expected.items() if number}
+
+
+def test_classic_ranks_there_and_back() -> None:
+    """First, last, the borders of lengths, and 20,000 at random."""
+    found = census(CLASSIC)
+    borders = [found.ranks((n, n)) for n in range(2, 11)]
+    ranks = np.array([rank for border in borders for rank in (border.start, border.stop - 1)])
+    ranks = np.concatenate((ranks, np.random.default_rng(0).integers(0, found.size(), 20_000)))
+    batch = found.unrank(ranks)
+    assert found.rank(batch).tolist() == ranks.tolist()
+    automaton = compiled(CLASSIC)
+    assert automaton is not None
+    assert automaton.check(batch).valid.all()
+    assert found.unrank(ranks[:1]).tolist() == [[0, 1] + [14] * 8]
+
+
+@pytest.mark.parametrize("rank", [-1, 140_708_079, 2**62])
+def test_a_rank_that_there_is_not(rank: int) -> None:
+    """Neither wraps around nor ends in an index error."""
+    with pytest.raises(ValueError, match="ranks from 0 to 140,708,078"):
+        census(CLASSIC).unrank(np.array([5, rank]))
+
+
+def test_what_is_not_valid_has_no_rank() -> None:
+    """A rejected string, a layer drawn twice, a string that is too short: each is named by its row."""
+    found, end = census(CLASSIC), [14] * 8
+    good = found.unrank(np.array([3, 77])).tolist()
+    for bad in ([3, 3, *end], [0, 0, *end], [0, 14, *end], [15, 0, *end]):
+        with pytest.raises(ValueError, match="row 1 is no valid architecture of space classic"):
+            found.rank(np.array([good[0], bad, good[1]]))
+
+
+def test_nothing_has_no_ranks() -> None:
+    """Empty batches stay empty."""
+    found = census(CLASSIC)
+    assert found.unrank(np.zeros(0, np.int64)).shape == (0, 10)
+    assert found.rank(np.zeros((0, 10), np.int64)).shape == (0,)
+
+
+def test_batches_are_cut_unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are looked at once."""
+    ranks = np.arange(0, 140_000_000, 1_234_567)
+    whole = census(CLASSIC).unrank(ranks)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 5)
+    assert census(CLASSIC).unrank(ranks).tolist() == whole.tolist()
+    assert census(CLASSIC).rank(whole).tolist() == ranks.tolist()
+
+
+@pytest.mark.parametrize("budget", ["max_parameters", "max_macs", "max_activation_bytes"])
+def test_a_space_with_a_budget_is_refused(budget: str) -> None:
+    """Its cells do not know what a string has cost; a wrong number would be worse than none."""
+    with pytest.raises(SpaceError, match=f"has {budget}: the census counts shapes, not budgets"):
+        census(replace(CLASSIC, **{budget: 10_000}))
+
+
+def test_a_space_that_can_break_a_ceiling_is_refused() -> None:
+    """Every space has ceilings; here the second conv would have 10^10 parameters."""
+    wide = [f"conv=channel_factor:{factor},kernel_size:1,stride:1,padding:0" for factor in (99_999, 100_000)]
+    one = space_of(*wide, channels_within_side=False, max_layers=1, input_shape=Shape(1, 4, 4))
+    assert census(one).size() == 2
+    with pytest.raises(SpaceError, match="beyond the ceilings of every space"):
+        census(replace(one, max_layers=2))
+    enormous = space_of("conv=channel_factor:1000000000,kernel_size:1,stride:1,padding:0", channels_within_side=False)
+    with pytest.raises(SpaceError, match="beyond the ceilings of every space"):
+        census(replace(enormous, input_shape=Shape(1, 10_000, 10_000)))
+
+
+def test_a_space_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In time, before memory is full; the message names the way out."""
+    monkeypatch.setattr(module, "MOST_ENTRIES", 10_000)
+    with pytest.raises(SpaceError, match=r"too large to be counted.*--sampler rejection"):
+        census(replace(CLASSIC, name="large"))
+
+
+def test_counts_beyond_64_bits_are_exact() -> None:
+    """Of 40 layers from 3 that always fit, with replacement: 3^40; they can be counted, not numbered."""
+    layers = ("batchnorm=eps:0.1", "dropout=p:0.5", "dropout=p:0.25")
+    found = census(space_of(*layers, replacement=True, min_layers=40, max_layers=41))
+    assert [count.valid for count in found.by_length] == [3**40, 3**41]
+    with pytest.raises(SpaceError, match="too many to be numbered"):
+        found.unrank(np.array([0]))
+
+
+def test_a_space_of_valid_strings_only_and_one_of_none() -> None:
+    """Nothing is rejected; nothing is valid."""
+    assert census(space_of("dropout=p:0.5", "batchnorm=eps:0.1")).by_length[1].rejected == {}
+    none = census(space_of("maxpool=kernel_size:30,stride:1,padding:0"))
+    assert (none.size(), none.by_length[0].rejected) == (0, {RejectionReason.KERNEL_EXCEEDS_INPUT: 1})
+    with pytest.raises(ValueError, match="space classic has no valid string"):
+        none.unrank(np.array([0]))
