@@ -3,12 +3,16 @@
 import itertools
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from search.census import census
+from search.errors import SpaceError, Stopped
 from search.layer_string import format_architecture
-from search.samplers import RejectionSampler
+from search.samplers import CensusSampler, RejectionSampler
+from search.shapes import check
 from search.space import CLASSIC, SearchSpace
 
 REPLACING = replace(CLASSIC, replacement=True)
@@ -171,3 +175,92 @@ def test_with_replacement_repeats_are_as_frequent_as_others(replacing: list[list
     assert_uniform(Counter((row[0], row[1]) for row in replacing), 14 * 14)
     pairs = itertools.chain.from_iterable(itertools.pairwise(row) for row in replacing)
     assert any(a == b for a, b in pairs)
+
+
+# ------------------------------------------------------------------ the census
+
+SMALL = replace(CLASSIC, max_layers=4)
+
+
+def census_of(space: SearchSpace, seed: int, **more: Any) -> list[str]:
+    sampler = CensusSampler(space, seed, **more)
+    return [format_architecture(a) for a in sampler.draw(0, sampler.size)]
+
+
+def by_brute_force(low: int, high: int) -> list[str]:
+    strings = (s for n in range(low, high + 1) for s in itertools.permutations(CLASSIC.layers, n))
+    return [format_architecture(string) for string in strings if check(string, CLASSIC.rules).valid]
+
+
+def test_the_census_is_every_valid_string_once() -> None:
+    """Of a whole small space, against brute force."""
+    assert sorted(census_of(SMALL, 0)) == sorted(by_brute_force(2, 4))
+
+
+def test_the_census_of_some_lengths() -> None:
+    """Only these, each once, also in the middle of a space."""
+    assert sorted(census_of(CLASSIC, 5, lengths=(3, 4))) == sorted(by_brute_force(3, 4))
+    assert sorted(census_of(CLASSIC, 5, lengths=(2, 2))) == sorted(by_brute_force(2, 2))
+
+
+def test_seeds_order_the_census_differently() -> None:
+    """The same strings, shuffled."""
+    one, other = census_of(SMALL, 0), census_of(SMALL, 1)
+    assert sorted(one) == sorted(other)
+    assert sum(a == b for a, b in zip(one, other, strict=True)) < 20
+    assert one != sorted(one)
+
+
+def test_any_part_of_the_census_is_drawn_alone() -> None:
+    """So coordinators share nothing but which indices are drawn."""
+    sampler = CensusSampler(CLASSIC, 9)
+    whole = sampler.draw(10**8, 10**8 + 200)
+    assert whole == [sampler.draw(i, i + 1)[0] for i in range(10**8, 10**8 + 200)]
+    assert sampler.draw(7, 7) == []
+
+
+def test_the_census_is_uniform_over_the_valid_strings() -> None:
+    """Chi-square of the lengths, and of the first layers, of 200,000 draws against the exact counts."""
+    positions = CensusSampler(CLASSIC, 4).positions(0, DRAWS)
+    counts = census(CLASSIC)
+    lengths = np.bincount((positions < 14).sum(axis=1), minlength=11)[2:]
+    expected = np.array([count.valid for count in counts.by_length]) * DRAWS / counts.size()
+    assert ((lengths - expected) ** 2 / expected)[2:].sum() < 7 + 5 * 14**0.5
+    every = counts.unrank(np.arange(0, counts.size(), 101))
+    share = np.bincount(every[:, 0], minlength=14) / len(every)
+    firsts = np.bincount(positions[:, 0], minlength=14)
+    large = share > 0
+    assert not firsts[~large].any()
+    chi_square = ((firsts - share * DRAWS) ** 2)[large] / (share * DRAWS)[large]
+    assert chi_square.sum() < 3 * large.sum() + 5 * (2 * large.sum()) ** 0.5
+
+
+def test_beyond_the_end_of_the_census() -> None:
+    """Nothing is drawn a second time instead."""
+    sampler = CensusSampler(SMALL, 0)
+    assert len(sampler.draw(sampler.size - 1, sampler.size)) == 1
+    with pytest.raises(Stopped, match="the census has 12,237 architectures, and index 12237 is to be drawn"):
+        sampler.draw(sampler.size - 1, sampler.size + 1)
+
+
+@pytest.mark.parametrize("lengths", [(1, 3), (2, 11), (11, 12), (4, 3)])
+def test_lengths_that_a_space_does_not_have(lengths: tuple[int, int]) -> None:
+    """They are refused with those that it has."""
+    with pytest.raises(SpaceError, match="space classic has strings of 2 to 10 layers"):
+        _ = CensusSampler(CLASSIC, 0, lengths).size
+
+
+CENSUS_GOLDEN = {
+    (0, None): [[0, 12, 10, 5, 7, 1, 11, 6], [12, 1, 5, 2, 6, 3, 9, 13, 8, 7], [0, 4, 1, 6, 3, 12, 8, 7, 11]],
+    (7, (2, 3)): [[1, 13, 3], [9, 13, 10], [11, 2, 10]],
+}
+
+
+def test_golden_vectors_of_the_census() -> None:
+    """What version 1 draws, it draws for ever; a change needs a new version."""
+    assert CensusSampler.version == 1
+    found = {
+        (seed, lengths): CensusSampler(CLASSIC, seed, lengths).positions(0, 3).tolist()
+        for seed, lengths in ((0, None), (7, (2, 3)))
+    }
+    assert {key: [[p for p in row if p < 14] for row in rows] for key, rows in found.items()} == CENSUS_GOLDEN
