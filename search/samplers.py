@@ -122,7 +122,10 @@ class CensusSampler:
                 f"--lengths {low}-{high}: space {self.space.name} has strings of {self.space.min_layers} to "
                 f"{self.space.max_layers} layers"
             )
-        return census(self.space).ranks((low, high))
+        ranks = census(self.space).ranks((low, high))
+        if not ranks:
+            raise SpaceError(f"space {self.space.name} has no valid string of {low} to {high} layers")
+        return ranks
 
     def positions(self, start: int, stop: int) -> Integers:
         """The architectures of indices start to stop - 1, as a batch for ``Automaton.check``.

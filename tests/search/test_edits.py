@@ -15,7 +15,7 @@ from search.candidates import RejectionReason
 from search.edits import DROP, LONGEST_FOR_PAIRS, SWAP, Edit, factor_for, smallest_edits
 from search.layer_string import format_architecture, parse
 from search.layers import Architecture, AvgPool, BatchNorm, Conv, Dropout, Layer, MaxPool, Shape, format_layer, plain
-from search.samplers import SAMPLERS
+from search.samplers import RejectionSampler
 from search.shapes import Rules, check
 from search.space import CLASSIC
 
@@ -260,7 +260,7 @@ def test_the_limit_keeps_the_smallest() -> None:
 
 def test_strings_of_the_classic_space_are_answered_fast() -> None:
     """A hundred draws of up to ten layers take milliseconds each; the bound is twenty times that."""
-    draws = list(SAMPLERS["rejection"](CLASSIC, 0).draw(0, 100))
+    draws = list(RejectionSampler(CLASSIC, 0).draw(0, 100))
     began = time.perf_counter()
     for architecture in draws:
         smallest_edits(architecture, CLASSIC.rules, FACTORS)
