@@ -80,7 +80,8 @@ class Automaton:
         """The verdicts of a batch (B, max_layers), equal to the scalar checker's."""
         starts = range(0, max(1, len(positions)), ROWS_AT_ONCE)
         parts = [self._check(positions[start : start + ROWS_AT_ONCE]) for start in starts]
-        return Verdicts(self, positions, *(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
+        whole = parts[0] if len(parts) == 1 else [np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)]
+        return Verdicts(self, positions, *whole)
 
     def _check(self, positions: Integers) -> tuple[Integers, ...]:
         """Of a few rows: the fields of Verdicts that follow ``positions``."""

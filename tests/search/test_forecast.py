@@ -1,0 +1,103 @@
+"""What a search will find, before it has begun."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from search import automaton, forecast
+from search.automaton import compiled
+from search.forecast import Basis, expected
+from search.layer_string import format_architecture
+from search.samplers import CensusSampler, ListedSampler, RejectionSampler, Sampler
+from search.sieve import judge_with
+from search.space import CLASSIC, SearchSpace
+
+SHORT = replace(CLASSIC, max_layers=3)
+
+
+def really(sampler: Sampler, draws: int) -> tuple[int, int]:
+    """Distinct and valid, as a search counts them."""
+    first = {drawn.layers: drawn.verdict.valid for drawn in judge_with(sampler, CLASSIC.rules)(0, draws)}
+    return len(first), sum(first.values())
+
+
+@pytest.fixture
+def no_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Spaces reach too many shapes."""
+    monkeypatch.setattr(automaton, "MOST_CELLS", 1)
+    compiled.cache_clear()
+    yield
+    compiled.cache_clear()
+
+
+@pytest.mark.parametrize("draws", [1, 1_000, 40_000])
+@pytest.mark.parametrize("space", [CLASSIC, SHORT, replace(CLASSIC, replacement=True)])
+def test_a_short_search_is_counted_exactly(space: SearchSpace, draws: int) -> None:
+    """By drawing it."""
+    sampler = RejectionSampler(space, 3)
+    found = forecast.forecast(sampler, space.rules, draws)
+    assert (found.distinct, found.valid) == really(sampler, draws)
+    assert (found.draws, found.basis) == (draws, Basis.COUNTED)
+
+
+def test_the_sample_is_of_distinct_valid_candidates() -> None:
+    """The first of them, each with its multiply-adds."""
+    found = forecast.forecast(RejectionSampler(CLASSIC, 0), CLASSIC.rules, 500)
+    first = {drawn.layers: drawn.verdict for drawn in judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)(0, 500)}
+    assert dict(zip(found.sample, found.macs, strict=True)) == {s: v.macs for s, v in first.items() if v.valid}
+
+
+@pytest.mark.usefixtures("no_table")
+def test_without_a_table_it_is_counted_one_by_one() -> None:
+    """The same numbers."""
+    sampler = RejectionSampler(CLASSIC, 1)
+    found = forecast.forecast(sampler, CLASSIC.rules, 2_000)
+    assert (found.distinct, found.valid) == really(sampler, 2_000)
+
+
+def test_a_long_search_is_expected_from_the_census(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within what draws scatter: 120,000 draws of 2 to 10 layers, at 5 standard deviations."""
+    monkeypatch.setattr(forecast, "MOST_COUNTED", 1_000)
+    sampler = RejectionSampler(CLASSIC, 5)
+    found = forecast.forecast(sampler, CLASSIC.rules, 120_000)
+    assert (found.draws, found.basis) == (120_000, Basis.EXPECTED)
+    distinct, valid = really(sampler, 120_000)
+    assert abs(found.distinct - distinct) < 5 * (120_000 - distinct) ** 0.5
+    assert abs(found.valid - valid) < 5 * valid**0.5
+
+
+def test_expectations_at_their_ends() -> None:
+    """One draw is one distinct string; endless draws are all of them."""
+    assert expected(CLASSIC, 1)[0] == pytest.approx(1)
+    assert expected(CLASSIC, 10**18) == pytest.approx((4_499_721_590, 140_708_079))
+    one = replace(CLASSIC, min_layers=1, max_layers=1, layers=CLASSIC.layers[:1])
+    assert expected(one, 5) == (1.0, 1.0)
+
+
+def test_a_space_with_a_budget_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its census is refused; the first draws stand for the rest."""
+    monkeypatch.setattr(forecast, "MOST_COUNTED", 5_000)
+    space = replace(CLASSIC, max_parameters=20_000)
+    sampler = RejectionSampler(space, 0)
+    found = forecast.forecast(sampler, space.rules, 50_000)
+    part = forecast.forecast(sampler, space.rules, 5_000)
+    assert found.basis is Basis.SCALED
+    assert (found.distinct, found.valid) == (10 * part.distinct, 10 * part.valid)
+
+
+def test_the_census_has_no_repeats_and_no_rejections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its length."""
+    sampler = CensusSampler(CLASSIC, 0)
+    found = forecast.forecast(sampler, CLASSIC.rules, 3_000)
+    assert (found.distinct, found.valid, found.basis) == (3_000, 3_000, Basis.COUNTED)
+    monkeypatch.setattr(forecast, "MOST_COUNTED", 1_000)
+    found = forecast.forecast(sampler, CLASSIC.rules, sampler.size)
+    assert (found.distinct, found.valid, found.basis) == (sampler.size, sampler.size, Basis.COUNTED)
+
+
+def test_a_list_is_counted() -> None:
+    """Repeats and rejections of what somebody has written down."""
+    good, bad = format_architecture(CLASSIC.layers[:1]), format_architecture(CLASSIC.layers[3:4])
+    found = forecast.forecast(ListedSampler((good, bad, good)), CLASSIC.rules, 3)
+    assert (found.distinct, found.valid, found.sample) == (2, 1, (good,))
