@@ -273,7 +273,7 @@ def test_options_of_a_configuration_file_count_as_typed(cli: Cli, copied: Path) 
 
 
 BAD_CONFIGS = {
-    "unknown key": ("candidats = 5", ("unknown key 'candidats'", "batch-size, candidates, data-dir")),
+    "unknown key": ("candidats = 5", ("unknown key 'candidats'", "batch-size, candidates, census-all, data-dir")),
     "config in config": ('config = "other.toml"', ("unknown key 'config'",)),
     "the name": ('name = "first"', ("unknown key 'name'",)),
     "a table": ("[run]\nseed = 1", ("unknown key 'run'",)),

@@ -131,11 +131,12 @@ def test_a_file_that_cannot_be_read_is_named(cli: Cli, place: Path) -> None:
 def test_what_another_run_has_added_is_drawn_too(cli: Cli, search: Callable[..., Result], place: Path) -> None:
     """Who works on a list reads it again when it is drawn from beyond its end."""
     from search.cli.launch import _judge
-    from search.samplers import ListedSampler
+    from search.settings import Recipe, SearchSettings
     from search.space import CLASSIC
 
     search("listed", [GOOD, DROP, NORM])
-    judge = _judge("sqlite:///netsieve.db", 1, ListedSampler((GOOD,)), CLASSIC.rules)
+    settings = SearchSettings(CLASSIC, "listed", 1, 0, "digits", "", Recipe(), "cpu")
+    judge = _judge("sqlite:///netsieve.db", 1, settings, (GOOD,))
     assert [drawn.layers for drawn in judge(0, 1)] == [GOOD]
     assert [drawn.layers for drawn in judge(1, 3)] == [DROP, NORM]
 
