@@ -32,6 +32,7 @@ class Basis(StrEnum):
     """What a forecast rests on."""
 
     COUNTED = "counted"  # every index was drawn: exact
+    CENSUS = "census"  # which repeats and rejects nothing: exact
     EXPECTED = "expected"  # the expectation, from the exact counts of the space
     SCALED = "scaled"  # the first draws, scaled up: repeats among later ones are not seen
 
@@ -59,7 +60,7 @@ def forecast(sampler: Sampler, rules: Rules, draws: int) -> Forecast:
     if found.draws == draws:
         return found
     if isinstance(sampler, CensusSampler):
-        return replace(found, draws=draws, distinct=draws, valid=draws)
+        return replace(found, draws=draws, distinct=draws, valid=draws, basis=Basis.CENSUS)
     try:
         distinct, valid = expected(sampler.space, draws)
     except SpaceError:

@@ -6,6 +6,7 @@ that takes its whole process down takes the search with it (resume goes on), and
 never ends cannot be interrupted; Ray's workers survive both.
 """
 
+import os
 import platform
 import time
 from collections import deque
@@ -14,6 +15,11 @@ from typing import Protocol
 
 from search.candidates import Outcome
 from search.messages import Finished, Started, Task, WorkerEvent, WorkerReady
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Prepared(Protocol):

@@ -54,7 +54,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskEr
 from search.candidates import FailureReason, Outcome, clean_detail, clean_error
 from search.errors import SettingsError, Stopped
 from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
-from workers.executors import TrainerFactory
+from workers.executors import TrainerFactory, cores
 
 FAILED_STARTS = 3  # in a row on one node, before it is left out: the fault is the node's, not a candidate's
 START_TIMEOUT_S = 180.0  # for the first worker; a cluster may have to grow
@@ -220,8 +220,7 @@ def connect(address: str | None, workers: int | None) -> None:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        _start_session(max(workers or 1, cores), quiet)
+        _start_session(max(workers or 1, cores()), quiet)
         return
     try:
         host, colon, port = address.rpartition(":")

@@ -133,6 +133,7 @@ def _options(
         sampler="rejection",
         lengths=None,
         census_all=False,
+        dry_run=False,
         strings=strings,
         candidates=CANDIDATES,
         max_completed=None,

@@ -70,6 +70,9 @@ def resume(ctx: click.Context, /, name: str, **values: Any) -> None:
 
 def launch(name: str, options: Options, *, must_exist: bool) -> int:
     """Run a search to an end, and say what came of it; the exit code. Raises NetsieveError."""
+    if options.dry_run:
+        _forecast(name, options, _settle(name, options, must_exist=must_exist))
+        return 0
     why, signals = work_on(name, options, must_exist=must_exist)
     return _conclude(name, options, why, signals)
 
@@ -79,6 +82,30 @@ def work_on(name: str, options: Options, *, must_exist: bool) -> tuple[str | Non
 
     Raises NetsieveError.
     """
+    settled = _settle(name, options, must_exist=must_exist)
+    is_longer = settled.standing is None or settled.limits.candidates > settled.standing.counts.target
+    if settled.standing and settled.standing.state == "finished" and not is_longer and not options.retry:
+        return None, []
+    dataset, settings = _prepare(name, options, settled.stored)
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_stdout())
+        with ending_at_once():
+            executor, settings = _start_workers(options, dataset, settings, stack)
+        return _work(name, options, settings, settled.limits, executor, settled.listed, stack)
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """What is known of a search before its images are read, once nothing contradicts."""
+
+    stored: "SearchSettings | None"  # of a search that exists
+    standing: "Standing | None"  # likewise
+    limits: Limits  # how much is drawn, in the end
+    listed: tuple[str, ...]  # the strings that it draws from, if it is given a list
+
+
+def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
+    """Look at what was typed and at what is stored. Raises NetsieveError when they do not agree."""
     from search.samplers import sampler_of
 
     limits = _limits(options)
@@ -90,20 +117,40 @@ def work_on(name: str, options: Options, *, must_exist: bool) -> tuple[str | Non
         if not listed:
             require_something_valid(options.space)
         limits = replace(limits, candidates=_target(options, None, _end(_sampler(options, listed))))
-    else:
-        _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
-        listed = _list(name, options, stored)
-        end = _end(sampler_of(stored.settings, listed))
-        limits = replace(limits, candidates=_target(options, standing.counts.target, end))
-        is_longer = limits.candidates > standing.counts.target
-        if standing.state == "finished" and not is_longer and not options.retry:
-            return None, []
-    dataset, settings = _prepare(name, options, stored.settings if stored else None)
-    with ExitStack() as stack:
-        stack.enter_context(_quiet_stdout())
-        with ending_at_once():
-            executor, settings = _start_workers(options, dataset, settings, stack)
-        return _work(name, options, settings, limits, executor, listed, stack)
+        return _Settled(None, None, limits, listed)
+    _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
+    listed = _list(name, options, stored)
+    limits = replace(
+        limits, candidates=_target(options, standing.counts.target, _end(sampler_of(stored.settings, listed)))
+    )
+    return _Settled(stored.settings, standing, limits, listed)
+
+
+def _forecast(name: str, options: Options, settled: _Settled) -> None:
+    """Say what the search will cost. Raises SettingsError where that cannot be measured here."""
+    import torch
+
+    from search.cli.dry_run import print_costs
+    from storage.engine import serves_many_machines
+    from workers.executors import cores
+
+    dataset, settings = _prepare(name, options, settled.stored)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--dry-run --device cuda: torch sees no GPU here, on which a training could be timed")
+    counts = settled.standing.counts if settled.standing else None
+    here = torch.cuda.device_count() if device == "cuda" else cores()
+    workers = 1 if options.workers == 0 else options.workers or (None if options.ray_address else here)
+    print_costs(
+        name,
+        replace(settings, device=device),
+        settled.listed,
+        dataset,
+        settled.limits.candidates,
+        counts.completed + counts.failed if counts else 0,
+        workers,
+        is_postgres=serves_many_machines(options.url),
+    )
 
 
 def _require_consistent(options: Options) -> None:

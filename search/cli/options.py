@@ -34,6 +34,7 @@ class Options:
     sampler: str
     lengths: tuple[int, int] | None  # of the census
     census_all: bool  # the whole of it
+    dry_run: bool  # only say what the search will cost
     strings: tuple[str, ...]  # canonical layer strings to search instead of draws; empty: draws
     seed: int
     candidates: int
@@ -80,6 +81,9 @@ _SEARCH = [  # what makes a search, and when a run of it ends
     click.option(
         "--candidates", type=COUNT, default=CANDIDATES, show_default=True,
         help="Draws over the whole search; a larger number extends it.",
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Only say what the search will cost: candidates, hours, the database's size."
     ),
     click.option("--max-completed", type=COUNT, help="End at so many completed candidates, over the whole search."),
     click.option("--max-time", type=Duration(), help="End this run after so long: 90, 90s, 10m, 2h."),

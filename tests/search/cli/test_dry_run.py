@@ -1,0 +1,119 @@
+"""run --dry-run: what a search will cost, and nothing else."""
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from search.cli.dry_run import CANDIDATE_BYTES, print_costs, probe
+from search.forecast import Basis, Forecast
+from search.samplers import RejectionSampler
+from search.settings import Recipe, SearchSettings
+from search.sieve import judge_with
+from search.space import CLASSIC
+from storage.engine import open_for_writing
+from storage.store import SqlStore
+from workers.datasets import Dataset, load
+
+Cli = Callable[..., Result]
+
+RUN = ("--dataset", "digits", "--workers", 0, "--epochs", 2)
+
+
+def said(result: Result) -> dict[str, str]:
+    """What each line of the answer says, by its first words."""
+    assert result.exit_code == 0, result.stderr
+    lines = [re.split(r"  +", line, maxsplit=1) for line in result.stdout.splitlines()[1:]]
+    return {line[0]: line[1] for line in lines}
+
+
+def test_it_says_what_the_search_then_finds(cli: Cli) -> None:
+    """The counts of a short search are exact; nothing is written before it begins."""
+    answer = said(cli("run", "soon", *RUN, "--candidates", 150, "--dry-run"))
+    assert not Path("netsieve.db").exists()
+    cli("run", "soon", *RUN, "--candidates", 150, "--max-completed", 1)
+    while (status := json.loads(cli("status", "soon", "--format", "json").stdout))["drawn"] < 150:
+        cli("resume", "soon", "--workers", 0, "--max-completed", status["completed"] + 1)
+    valid = status["completed"] + status["failed"] + status["open"]
+    assert answer["draws"] == "150"
+    assert answer["distinct"].split()[0] == str(status["distinct"])
+    assert answer["valid"].split()[0] == str(valid)
+    assert "exactly: every draw was made" in answer["distinct"]
+
+
+def test_of_a_search_that_exists_it_says_what_is_left(cli: Cli) -> None:
+    """What is trained is not trained again; nothing is drawn or trained."""
+    cli("run", "part", *RUN, "--candidates", 60, "--max-completed", 2)
+    before = Path("netsieve.db").read_bytes()
+    answer = said(cli("resume", "part", "--candidates", 100, "--workers", 3, "--dry-run"))
+    valid = int(answer["valid"].split()[0])
+    assert answer["to train"].split() == [str(valid - 2), "2", "are", "trained", "already"]
+    assert "with 3 workers" in answer["hours"]
+    assert Path("netsieve.db").read_bytes() == before
+
+
+def test_it_refuses_what_the_run_would_refuse(cli: Cli) -> None:
+    """With the same words."""
+    cli("run", "one", *RUN, "--candidates", 1)
+    refused = cli("run", "one", "--seed", 7, "--dry-run")
+    assert (refused.exit_code, "seed: stored 0, given 7" in refused.stderr) == (2, True)
+    assert cli("resume", "other", "--dry-run").exit_code == 2
+
+
+def test_the_whole_census(cli: Cli) -> None:
+    """All 140 million of it, without drawing them."""
+    answer = said(cli("run", "all", *RUN, "--census-all", "--dry-run"))
+    assert answer["valid"].split() == ["140,708,079", "100.0%", "of", "the", "draws"]
+    assert "the census repeats and rejects nothing" in answer["distinct"]
+    assert float(answer["worker-hours"].split()[0].replace(",", "")) > 1_000
+
+
+def settings(epochs: int) -> SearchSettings:
+    recipe = Recipe(train_images=1_797, epochs=epochs)
+    return SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "", recipe, "cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load("digits", Path())
+
+
+def test_a_probe_stands_for_its_part(digits: Dataset) -> None:
+    """Its time for the whole recipe, scaled by what the candidates of its part cost."""
+    layers = "dropout=p:0.2-"
+    alike = Forecast(4, 4, 4, Basis.COUNTED, (layers,) * 4, (1_000,) * 4)
+    one, ten = probe(settings(1), digits, alike), probe(settings(1_000), digits, alike)
+    assert one.probes == 4
+    assert 0 < one.least <= one.mean <= one.most
+    assert ten.least > 20 * one.most
+    uneven = Forecast(40, 40, 40, Basis.COUNTED, (layers,) * 40, (0,) * 39 + (10**9,))
+    assert probe(settings(1), digits, uneven).mean > 0
+
+
+def test_a_search_with_nothing_valid_to_train(digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    """Needs no training to be timed, and is said to need none."""
+    listed = ("conv=channel_factor:0.4,kernel_size:3,stride:1,padding:0-",)
+    of_list = SearchSettings(CLASSIC, "listed", 1, 0, "digits", "", settings(1).recipe, "cpu")
+    print_costs("x", of_list, listed, digits, 1, 0, 2, is_postgres=False)
+    out = capsys.readouterr().out
+    assert re.search(r"valid +0 +0.0% of the draws", out)
+    assert "worker-hours" not in out
+
+
+def test_a_database_is_about_as_large_as_is_said(place: Path) -> None:
+    """Of 20,000 draws: a quarter more or less, whatever columns and indexes are added."""
+    path = place / "size.db"
+    engine = open_for_writing(f"sqlite:///{path}")
+    store = SqlStore.open(engine, "size", settings(1), 20_000)
+    while store.extend(5_000, judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)):
+        pass
+    distinct = store.counts().distinct
+    engine.dispose()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.stat().st_size == pytest.approx(distinct * CANDIDATE_BYTES, rel=0.25)
