@@ -23,6 +23,7 @@ from search.sieve import Drawn, Judge, judge_with
 from search.space import SearchSpace
 
 MOST_COUNTED = 500_000  # draws; about a second
+MOST_LAYERS_COUNTED = 5_000_000  # of all draws together
 MOST_ONE_BY_ONE = 20_000  # of a space without a table
 MOST_SAMPLED = 1_000  # valid strings that stand for all
 BATCH = 16_384
@@ -56,7 +57,8 @@ def forecast(sampler: Sampler, rules: Rules, draws: int) -> Forecast:
     if compiled(sampler.space) is None:
         found = _counted(judge_with(sampler, rules), min(draws, MOST_ONE_BY_ONE))
     else:
-        found = _counted_at_once(sampler, min(draws, MOST_COUNTED))
+        most = min(MOST_COUNTED, MOST_LAYERS_COUNTED // sampler.space.max_layers)
+        found = _counted_at_once(sampler, min(draws, most))
     if found.draws == draws:
         return found
     if isinstance(sampler, CensusSampler):
@@ -74,15 +76,16 @@ def expected(space: SearchSpace, draws: int) -> tuple[float, float]:
     """How many distinct, and distinct valid, strings the rejection sampler is expected to draw. Raises SpaceError."""
     lengths = census(space).by_length
 
-    def distinct(strings: int, drawable: int) -> float:
-        """Of some of the strings of a length."""
+    def distinct(drawable: int) -> float:
+        """Of the strings of a length."""
+        if drawable > 10**300:  # beyond floats, and beyond repeats
+            return draws / len(lengths)
         missed = draws * math.log1p(-1 / (len(lengths) * drawable)) if len(lengths) * drawable > 1 else -math.inf
-        return -strings * math.expm1(missed)
+        return -drawable * math.expm1(missed)
 
-    return (
-        sum(distinct(length.drawable, length.drawable) for length in lengths),
-        sum(distinct(length.valid, length.drawable) for length in lengths),
-    )
+    found = [distinct(length.drawable) for length in lengths]
+    valid = [number * (length.valid / length.drawable) for number, length in zip(found, lengths, strict=True)]
+    return sum(found), sum(valid)
 
 
 def _counted(judge: Judge, draws: int) -> Forecast:

@@ -73,6 +73,8 @@ def test_expectations_at_their_ends() -> None:
     assert expected(CLASSIC, 10**18) == pytest.approx((4_499_721_590, 140_708_079))
     one = replace(CLASSIC, min_layers=1, max_layers=1, layers=CLASSIC.layers[:1])
     assert expected(one, 5) == (1.0, 1.0)
+    deep = replace(CLASSIC, layers=CLASSIC.layers[6:8], replacement=True, min_layers=500, max_layers=1_000)
+    assert expected(deep, 10**6) == pytest.approx((10**6, 10**6))  # of up to 2^1000 strings a length
 
 
 def test_a_space_with_a_budget_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
