@@ -23,7 +23,7 @@ from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
 from search.run import Drawn, Executor, Run, Sampler, StopRequest, judge_with
-from search.settings import Limits, Recipe, SearchSettings, difference
+from search.settings import TRAINING_VERSION, Limits, Recipe, SearchSettings, difference, require_trainable
 from search.shapes import Rules
 from search.space import require_something_valid
 
@@ -88,6 +88,7 @@ def work_on(name: str, options: Options, *, must_exist: bool) -> tuple[str | Non
         if not listed:
             require_something_valid(options.space)
     else:
+        require_trainable(name, stored.settings)
         _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
         listed = _list(name, options, stored)
         limits = replace(limits, candidates=_target(options, standing.counts.target, listed))
@@ -247,6 +248,7 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
         recipe=recipe,
         device=options.device or "",  # settled by the workers that there are
         test=options.test,
+        training_version=TRAINING_VERSION,
     )
 
 
@@ -265,7 +267,8 @@ def _start_workers(
     test = load_test(settings.dataset, options.data_dir or default_data_dir()) if settings.test else None
 
     def trainer(device: str) -> "Trainer":
-        return Trainer(dataset, settings.space.rules, settings.recipe, settings.seed, device, test)
+        made = settings.space.rules, settings.recipe, settings.seed, device
+        return Trainer(dataset, *made, test, settings.training_version)
 
     executor: Executor
     wanted = "--device cuda" if settings.device == "cuda" else None
