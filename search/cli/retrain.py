@@ -330,7 +330,8 @@ def _settings_used(request: Request) -> Record:
 
     settings = request.settings
     used = {"seed": settings.seed, "dataset": settings.dataset, **asdict(settings.recipe), "device": settings.device}
-    return {"search": request.search, **used, "torch": torch.__version__}
+    versions = {"training_version": settings.training_version, "torch": torch.__version__}
+    return {"search": request.search, **used, **versions}
 
 
 def _table(request: Request, outcome: Outcome, agrees: Agreement, largest: Difference | None) -> list[str]:
