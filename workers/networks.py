@@ -22,12 +22,12 @@ from search.layers import Architecture, AvgPool, BatchNorm, Conv, Dropout, Layer
 from search.settings import TRAINING_VERSION
 from search.shapes import Rules, check
 
-# The rule of version 2: which convolutions are computed as matrix products. What it says is part of recorded
-# results, so another rule is another version. Measured by tests/benchmarks/training.py; beyond it PyTorch's own
-# convolution is as fast or faster.
+# The rule of version 2: which convolutions are computed as matrix products. It is part of recorded results:
+# another rule is another version. Read from tests/benchmarks/training.py --shapes: within it products are as fast as
+# PyTorch's own convolution or up to three times faster, beyond it PyTorch's is as fast or faster.
 MOST_OUTPUTS = 12  # channels
-MOST_CHANNEL_PAIRS = 48  # input times output channels
-MOST_PATCH_NUMBERS = 2**20  # of a batch: 4 MiB
+MOST_CHANNEL_PAIRS = 48  # of an input and an output channel
+MOST_PATCH_NUMBERS = 2**22  # of a batch, which are kept until its gradients are computed: 16 MiB
 
 
 def is_small(inputs: int, outputs: int, kernel_size: int, stride: int, padding: int, pixels: int) -> bool:
@@ -41,26 +41,29 @@ def is_small(inputs: int, outputs: int, kernel_size: int, stride: int, padding: 
 
 
 class _PatchProduct(torch.autograd.Function):
-    """A convolution with stride 1 and no padding as a matrix product of weights and patches ("im2col").
+    """A convolution with stride 1 and no padding as a product of its weights and the input's patches ("im2col").
 
     After Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for Document
-    Processing", 2006. PyTorch's own makes the patches too, or goes through oneDNN, which pads channels
-    to the 16 of a vector register: with 1 to 4 of them most of its time. The patches are kept, since the weights'
-    gradient needs them; the input's is a convolution of the output's gradient with the turned weights.
+    Processing", 2006. It pays because oneDNN, PyTorch's way, fills registers of 16 with as few as one
+    channel, most of all for the input's gradient, which here is a convolution of the output's gradient with the
+    turned weights; and because patches are made once, for the output and for the weights' gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(B, C, H, W), (D, C, k, k), (D,) -> (B, D, H - k + 1, W - k + 1)."""
+        """(B, C, H, W), (D, C, k, k), (D,) -> (B, D, H', W'), with H' = H - k + 1."""
+        batch, inputs, *sides = x.shape
         outputs, _, k, _ = weight.shape
-        windows = x.unfold(2, k, 1).unfold(3, k, 1)  # (B, C, H', W', k, k), a view
-        batch, _, height, width, _, _ = windows.shape
-        patches = windows.permute(0, 1, 4, 5, 2, 3).reshape(batch, -1, height * width)  # (B, C k k, H' W')
-        ctx.save_for_backward(patches, weight)
-        out = x.new_empty(batch, outputs, height, width)  # written to, for a view could not be changed in place
-        torch.baddbmm(
-            bias.view(1, -1, 1), weight.flatten(1).expand(batch, -1, -1), patches, out=out.view(batch, outputs, -1)
+        height, width = (side - k + 1 for side in sides)
+        image, channel, row, column = x.stride()
+        windows = x.as_strided(  # one view, as x.unfold(2, k, 1).unfold(3, k, 1) would give by two, and a permutation
+            (batch, inputs, k, k, height, width), (image, channel, row, column, row, column)
         )
+        patches = windows.reshape(batch, inputs * k * k, height * width)  # (B, C k k, H' W')
+        ctx.save_for_backward(patches, weight)
+        out = x.new_empty(batch, outputs, height, width)  # not a view, which a ReLU could not change in place
+        matrix = weight.view(outputs, -1).expand(batch, outputs, inputs * k * k)
+        torch.baddbmm(bias.view(outputs, 1), matrix, patches, out=out.view(batch, outputs, -1))
         return out
 
     @staticmethod
