@@ -140,8 +140,8 @@ def test_a_kind_without_a_module_says_where_to_add_it() -> None:
         ((4, 12, 3, 1, 0, 32 * 24**2), True),
         ((1, 13, 3, 1, 0, 32 * 26**2), False),  # many output channels
         ((7, 7, 3, 1, 0, 32), False),  # many pairs of channels
-        ((1, 1, 1, 1, 0, 2**22), True),
-        ((1, 1, 1, 1, 0, 2**22 + 1), False),  # a large batch, or large images
+        ((1, 1, 1, 1, 0, 2**21), True),
+        ((1, 1, 1, 1, 0, 2**21 + 1), False),  # a large batch, or large images
         ((1, 2, 3, 2, 0, 32), False),
         ((1, 2, 3, 1, 1, 32), False),
     ],
