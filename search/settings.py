@@ -17,6 +17,7 @@ MOST_EPOCHS = 100_000
 TRAIN_IMAGES = 5_000  # the default: the first 5,000 training images, or all of a smaller dataset
 SPLIT_SEED = 42  # of the permutation that says which fifth of them is for validation
 CANDIDATES = 1_000
+TRAINING_VERSION = 2  # of new searches: how a training computes; see workers/networks.py. All up to it can be trained
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class SearchSettings:
     recipe: Recipe
     device: str  # cpu or cuda
     test: bool = False  # are final networks measured on the dataset's test images, too?
+    training_version: int = 1  # other versions give other numbers, by rounding; searches without one are of version 1
     lengths: tuple[int, int] | None = None  # fewest and most layers that the census draws; None: the space's
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,11 +75,14 @@ class SearchSettings:
             "recipe": asdict(self.recipe),
             "device": self.device,
         }
-        if self.test:  # left out where it says nothing, as in the searches of older versions
-            values["test"] = True
-        if self.lengths:
-            values["lengths"] = list(self.lengths)
-        return values
+        later = {
+            "test": self.test,
+            "training_version": self.training_version,
+            "lengths": self.lengths and list(self.lengths),
+        }
+        before = {"test": False, "training_version": 1, "lengths": None}  # what older searches are, stored without
+        later = {name: value for name, value in later.items() if value != before[name]}
+        return {**values, **later}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":
@@ -85,6 +90,15 @@ class SearchSettings:
         lengths = tuple(values["lengths"]) if "lengths" in values else None
         space, recipe = space_from_dict(values["space"]), Recipe(**values["recipe"])
         return cls(**{**values, "space": space, "recipe": recipe, "lengths": lengths})
+
+
+def require_trainable(name: str, settings: SearchSettings) -> None:
+    """Raise SettingsError unless this netsieve trains as the search of that name is trained."""
+    if settings.training_version > TRAINING_VERSION:
+        raise SettingsError(
+            f"search {name} is trained by version {settings.training_version} of the training, here is version "
+            f"{TRAINING_VERSION}: update netsieve"
+        )
 
 
 def difference(stored: SearchSettings, given: Mapping[str, Any]) -> list[str]:

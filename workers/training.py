@@ -4,10 +4,11 @@
 
 The loop reads from top to bottom: the data are tensors that live on the device (no DataLoader), a
 batch is an index, and nothing waits for the device before an epoch ends. A result is a function of
-(search seed, layer string, recipe): the seed of a candidate is a hash of the first two, and every
-random number comes from a generator made from it. It is the same, to the last bit, on the same
-processor model, thread count and torch version; elsewhere it agrees within rounding. The recipe's
-epochs do not enter the seed: a longer training begins with the shorter one's losses.
+(search seed, layer string, recipe), and of the version of the training, which is stored with a search:
+the seed of a candidate is a hash of the first two, and every random number comes from a generator
+made from it. It is the same, to the last bit, on the same processor model, thread count and torch
+version; elsewhere it agrees within rounding. The recipe's epochs do not enter the seed: a longer
+training begins with the shorter one's losses.
 
 Test images, where the trainer is given any, are looked at once, after the last epoch; nothing else
 depends on them.
@@ -31,7 +32,7 @@ from torch.nn.functional import cross_entropy
 from search.candidates import FailureReason, Measurement, Outcome, TestResult, clean_error
 from search.errors import NetsieveError
 from search.layer_string import format_architecture, parse
-from search.settings import Recipe
+from search.settings import TRAINING_VERSION, Recipe
 from search.shapes import Rules, check
 from workers.datasets import Dataset, Split, load, split, tensors
 from workers.networks import build
@@ -49,6 +50,7 @@ class Trainer:
     search_seed: int
     device: str = "cpu"
     test: Dataset | None = None  # images to measure the final networks on
+    version: int = TRAINING_VERSION  # of how a training computes; networks.py says what differs
 
     def prepare(self) -> "PreparedTrainer":
         """Put the data on the device. Called once in the process that trains."""
@@ -111,7 +113,7 @@ class Training:
             torch.Generator(device).manual_seed(derived_seed(trainer.search_seed, self.layers, purpose))
             for device, purpose in (("cpu", "weights"), ("cpu", "shuffle"), (trainer.device, "dropout"))
         )
-        network = self.network = build(parse(self.layers), trainer.rules, weights, noise)
+        network = self.network = build(parse(self.layers), trainer.rules, weights, noise, trainer.version)
         parameters = list(network.parameters())
         images_used = len(data.train_images) // recipe.batch_size * recipe.batch_size
         for epoch in range(1, recipe.epochs + 1):
@@ -119,8 +121,8 @@ class Training:
             order = torch.randperm(len(data.train_images), generator=shuffle).to(trainer.device)
             loss_sum = torch.zeros((), device=trainer.device)
             for batch in torch.split(order[:images_used], recipe.batch_size):
-                logits = network(data.train_images[batch])  # (B, classes)
-                loss = cross_entropy(logits, data.train_labels[batch])
+                logits = network(data.train_images.index_select(0, batch))  # (B, classes)
+                loss = cross_entropy(logits, data.train_labels.index_select(0, batch))
                 gradients = torch.autograd.grad(loss, parameters)
                 with torch.no_grad():  # plain SGD; torch.optim would import torch._dynamo: 1.3 s for every worker
                     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -107,7 +107,10 @@ def probe(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seco
     recipe = settings.recipe
     images = min(recipe.train_images, -(-STEPS * recipe.batch_size * 5 // 4))
     short = replace(recipe, train_images=images, epochs=1)
-    trainer = Trainer(dataset.first(images), settings.space.rules, short, settings.seed, settings.device).prepare()
+    trainer = Trainer(
+        dataset.first(images), settings.space.rules, short, settings.seed, settings.device,
+        version=settings.training_version,
+    ).prepare()  # fmt: skip
     costs = sorted((macs + OVERHEAD_MACS, layers) for macs, layers in zip(found.macs, found.sample, strict=True))
     count = min(PROBES, len(costs))
     parts = [costs[i * len(costs) // count : (i + 1) * len(costs) // count] for i in range(count)]

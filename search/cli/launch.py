@@ -23,7 +23,7 @@ from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
 from search.run import Executor, Run, StopRequest
-from search.settings import Limits, Recipe, SearchSettings, difference
+from search.settings import TRAINING_VERSION, Limits, Recipe, SearchSettings, difference, require_trainable
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
             require_something_valid(options.space)
         limits = replace(limits, candidates=_target(options, None, _end(_sampler(options, listed))))
         return _Settled(None, None, limits, listed)
+    require_trainable(name, stored.settings)
     _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
     listed = _list(name, options, stored)
     limits = replace(
@@ -339,6 +340,7 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
         device=options.device or "",  # settled by the workers that there are
         test=options.test,
         lengths=options.lengths,
+        training_version=TRAINING_VERSION,
     )
 
 
@@ -357,7 +359,8 @@ def _start_workers(
     test = load_test(settings.dataset, options.data_dir or default_data_dir()) if settings.test else None
 
     def trainer(device: str) -> "Trainer":
-        return Trainer(dataset, settings.space.rules, settings.recipe, settings.seed, device, test)
+        made = settings.space.rules, settings.recipe, settings.seed, device
+        return Trainer(dataset, *made, test, settings.training_version)
 
     executor: Executor
     wanted = "--device cuda" if settings.device == "cuda" else None

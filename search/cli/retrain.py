@@ -27,7 +27,7 @@ from search.cli.parameters import (
 from search.cli.results import find_candidate, reading
 from search.errors import InvalidInput, NetsieveError, SettingsError
 from search.layer_string import parse
-from search.settings import LARGEST_INTEGER, Recipe, SearchSettings
+from search.settings import LARGEST_INTEGER, Recipe, SearchSettings, require_trainable
 from search.shapes import check
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def retrain(
         search = queries.require(connection, name)
         stored = find_candidate(connection, search, index)
     _require_trained(stored, search.settings, index)
+    require_trainable(name, search.settings)
     if out is not None:
         from workers.model_file import require_free
 
@@ -215,8 +216,9 @@ def _train(request: Request) -> "tuple[Outcome, nn.Module | None]":
 
     settings, layers = request.settings, request.stored.candidate.layers
     prepared = Trainer(
-        request.dataset, settings.space.rules, settings.recipe, settings.seed, settings.device, request.test
-    ).prepare()
+        request.dataset, settings.space.rules, settings.recipe, settings.seed, settings.device, request.test,
+        settings.training_version,
+    ).prepare()  # fmt: skip
     training = Training(prepared, layers)
     told = 0
     for outcome in training.steps():
@@ -328,7 +330,8 @@ def _settings_used(request: Request) -> Record:
 
     settings = request.settings
     used = {"seed": settings.seed, "dataset": settings.dataset, **asdict(settings.recipe), "device": settings.device}
-    return {"search": request.search, **used, "torch": torch.__version__}
+    versions = {"training_version": settings.training_version, "torch": torch.__version__}
+    return {"search": request.search, **used, **versions}
 
 
 def _table(request: Request, outcome: Outcome, agrees: Agreement, largest: Difference | None) -> list[str]:

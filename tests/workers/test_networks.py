@@ -13,7 +13,7 @@ from search.layers import Architecture, Shape, Unweighted
 from search.samplers import RejectionSampler
 from search.shapes import Rules, check
 from search.space import CLASSIC, SearchSpace
-from workers.networks import ChannelDropout, build
+from workers.networks import ChannelDropout, Convolution, _PatchProduct, build, is_small
 
 CONV = "conv=channel_factor:3,kernel_size:3,stride:1,padding:0-"
 # What the classic space never draws: colour, unequal sides, strides, padding, overlap, layers twice.
@@ -69,10 +69,10 @@ def walk(network: nn.Sequential, x: Tensor) -> Iterator[tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        (CONV, [nn.Conv2d(1, 3, 3), nn.ReLU()]),
+        (CONV, [Convolution(1, 3, 3), nn.ReLU(inplace=True)]),
         (
             "conv=channel_factor:2,kernel_size:5,stride:3,padding:2-",
-            [nn.Conv2d(1, 2, 5, stride=3, padding=2), nn.ReLU()],
+            [Convolution(1, 2, 5, stride=3, padding=2), nn.ReLU(inplace=True)],
         ),
         ("batchnorm=eps:0.0001-", [nn.BatchNorm2d(1, eps=0.0001)]),
         ("avgpool=kernel_size:4,stride:3,padding:1-", [nn.AvgPool2d(4, 3, 1)]),
@@ -128,6 +128,90 @@ def test_a_kind_without_a_module_says_where_to_add_it() -> None:
     """A layer that torch knows nothing of is a TypeError that names it and the two places to edit."""
     with pytest.raises(TypeError, match=r"no torch module for Mirror; add it here and in search/layers\.py"):
         made((Mirror(),))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ convolutions
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ((1, 2, 3, 1, 0, 32 * 26**2), True),
+        ((4, 12, 3, 1, 0, 32 * 24**2), True),
+        ((1, 13, 3, 1, 0, 32 * 26**2), False),  # many output channels
+        ((7, 7, 3, 1, 0, 32), False),  # many pairs of channels
+        ((1, 1, 1, 1, 0, 2**21), True),
+        ((1, 1, 1, 1, 0, 2**21 + 1), False),  # a large batch, or large images
+        ((1, 2, 3, 2, 0, 32), False),
+        ((1, 2, 3, 1, 1, 32), False),
+    ],
+)
+def test_which_convolutions_are_small_never_changes(what: tuple[int, int, int, int, int, int], expected: bool) -> None:
+    """The rule is part of recorded results: a change of it is a new version of the training."""
+    assert is_small(*what) is expected
+
+
+def in_training(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, ...]:
+    """The output, and the gradients of input, weights and biases, of a sum that weighs every number differently."""
+    out = module.train()(x)
+    by = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return out, *torch.autograd.grad((out * by).sum(), [x, module.weight, module.bias])
+
+
+def twins(inputs: int, outputs: int, kernel_size: int, stride: int, padding: int) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """Ours and PyTorch's, with the same weights."""
+    ours, torchs = (kind(inputs, outputs, kernel_size, stride, padding) for kind in (Convolution, nn.Conv2d))
+    with torch.no_grad():
+        for number, (one, other) in enumerate(zip(ours.parameters(), torchs.parameters(), strict=True)):
+            one.uniform_(-1, 1, generator=generator(number))
+            other.copy_(one)
+    return ours, torchs
+
+
+@pytest.mark.parametrize("inputs", [1, 4])
+@pytest.mark.parametrize(("outputs", "kernel_size"), [(1, 3), (3, 1), (12, 2), (5, 5)])
+def test_small_convolutions_are_pytorchs_within_rounding(inputs: int, outputs: int, kernel_size: int) -> None:
+    """Output and all gradients, with unequal sides, and of an input that does not lie in one piece."""
+    ours, torchs = twins(inputs, outputs, kernel_size, 1, 0)
+    x = torch.rand(6, inputs, 9, 7, generator=generator(3))[1:].transpose(2, 3).requires_grad_()
+    results = list(zip(in_training(ours, x), in_training(torchs, x), strict=True))
+    for one, other in results:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert kernel_size == 1 or not all(torch.equal(one, other) for one, other in results)  # not the same code
+
+
+def test_small_convolutions_gradients_are_those_of_differences() -> None:
+    """Independently of PyTorch's convolution, in double precision."""
+    x, weight, bias = (
+        torch.rand(shape, dtype=torch.float64, generator=generator(4)).requires_grad_()
+        for shape in ((2, 2, 5, 4), (3, 2, 3, 3), (3,))
+    )
+    assert torch.autograd.gradcheck(_PatchProduct.apply, (x, weight, bias))
+
+
+@pytest.mark.parametrize("shape", [(1, 13, 3, 1, 0), (7, 7, 3, 1, 0), (2, 3, 3, 2, 0), (2, 3, 3, 1, 1)])
+def test_other_convolutions_are_pytorchs(shape: tuple[int, int, int, int, int]) -> None:
+    """To the last bit, with their gradients."""
+    ours, torchs = twins(*shape)
+    x = torch.rand(4, shape[0], 9, 8, generator=generator(3)).requires_grad_()
+    for one, other in zip(in_training(ours, x), in_training(torchs, x), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_outside_training_all_convolutions_are_pytorchs() -> None:
+    """To the last bit: what a network says does not depend on how it was trained."""
+    ours, torchs = twins(1, 3, 3, 1, 0)
+    x = torch.rand(32, 1, 28, 28, generator=generator(3))
+    assert torch.equal(ours.eval()(x), torchs(x))
+    assert not torch.equal(ours.train()(x), torchs(x))
+
+
+def test_the_first_version_has_pytorchs_convolutions() -> None:
+    """Searches of version 1 go on with the numbers that they began with."""
+    old = build(parse(CONV), CLASSIC.rules, generator(0), generator(0), training_version=1)
+    assert [type(module) for module in old] == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear]
+    assert type(made(CONV)[0]) is Convolution
+    assert same(old, made(CONV))
 
 
 # ------------------------------------------------------------------ initial weights

@@ -4,7 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
 from search.layer_string import parse
-from search.settings import Recipe
+from search.settings import TRAINING_VERSION, Recipe
 from search.shapes import Rules
 from workers import training
-from workers.datasets import Dataset, load, split
+from workers.datasets import Dataset, Split, load, split
 from workers.networks import build
 from workers.training import Trainer, Training, derived_seed, evaluate, main
 
@@ -176,8 +176,10 @@ def test_the_last_partial_batch_is_dropped(images: int, batch_size: int, batches
     assert outcome.status is Status.COMPLETED
 
 
-def plain_loop(modules: Callable[[], nn.Sequential], layers: str, recipe: Recipe) -> list[tuple[float, float, float]]:
-    """The recipe as PyTorch's tutorials write it: losses and accuracy of each epoch."""
+def plain_loop(
+    modules: Callable[[], nn.Sequential], layers: str, recipe: Recipe
+) -> Iterator[tuple[float, nn.Sequential, Split]]:
+    """The recipe as PyTorch's tutorials write it: an epoch's mean loss, the network after it, and the images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(0, layers, "weights"))
         network = modules()
@@ -185,7 +187,6 @@ def plain_loop(modules: Callable[[], nn.Sequential], layers: str, recipe: Recipe
     data = split(DIGITS, recipe)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(network.parameters(), lr=recipe.learning_rate)
-    epochs = []
     for _ in range(recipe.epochs):
         network.train()
         order = torch.randperm(len(data.train_images), generator=shuffle)
@@ -197,12 +198,14 @@ def plain_loop(modules: Callable[[], nn.Sequential], layers: str, recipe: Recipe
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        network.eval()
-        with torch.no_grad():
-            logits = network(data.val_images)
-        accuracy = (logits.argmax(dim=1) == data.val_labels).float().mean().item()
-        epochs.append((sum(losses) / len(losses), criterion(logits, data.val_labels).item(), accuracy))
-    return epochs
+        yield sum(losses) / len(losses), network.eval(), data
+
+
+def two_convs() -> nn.Sequential:
+    """CONV + CONV."""
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 9, 3), nn.ReLU(), nn.Flatten(), nn.Linear(9 * 24**2, 10)
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,21 +223,35 @@ def plain_loop(modules: Callable[[], nn.Sequential], layers: str, recipe: Recipe
                 nn.Linear(27, 10),
             ),
         ),
-        (
-            CONV + CONV,
-            lambda: nn.Sequential(
-                nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 9, 3), nn.ReLU(), nn.Flatten(), nn.Linear(9 * 24**2, 10)
-            ),
-        ),
+        (CONV + CONV, two_convs),
     ],
     ids=["batchnorm", "convs"],
 )
-def test_losses_are_those_of_a_plain_loop(layers: str, modules: Callable[[], nn.Sequential]) -> None:
+@pytest.mark.parametrize("version", range(1, TRAINING_VERSION + 1))
+def test_losses_are_those_of_a_plain_loop(layers: str, modules: Callable[[], nn.Sequential], version: int) -> None:
     """From the same weights, in the same order, torch.optim.SGD and nn.CrossEntropyLoss give the same curve."""
     recipe = Recipe(train_images=500, batch_size=48, epochs=2, learning_rate=0.03)
-    measured = [astuple(measurement)[1:] for measurement in trained(layers, recipe).measurements]
-    for ours, theirs in zip(measured, plain_loop(modules, layers, recipe), strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-5)
+    *_, outcome = Trainer(DIGITS, Rules(), recipe, 0, version=version).prepare().train(layers)
+    assert outcome is not None
+    plain = plain_loop(modules, layers, recipe)
+    for measurement, (train_loss, network, data) in zip(outcome.measurements, plain, strict=True):
+        with torch.no_grad():
+            logits = network(data.val_images)
+        val_loss = nn.CrossEntropyLoss()(logits, data.val_labels).item()
+        accuracy = (logits.argmax(dim=1) == data.val_labels).float().mean().item()
+        assert astuple(measurement)[1:] == pytest.approx((train_loss, val_loss, accuracy), abs=1e-5)
+
+
+def test_the_first_version_is_a_plain_loop_to_the_last_bit() -> None:
+    """A search of version 1 goes on with the numbers that PyTorch's own layers give; later versions round otherwise."""
+    recipe = Recipe(train_images=500, batch_size=48, epochs=2, learning_rate=0.03)
+    *_, (_, plain, _) = plain_loop(two_convs, CONV + CONV, recipe)
+    for version in (1, 2):
+        begun = Training(Trainer(DIGITS, Rules(), recipe, 0, version=version).prepare(), CONV + CONV)
+        list(begun.steps())
+        assert begun.network is not None
+        weights = zip(begun.network.parameters(), plain.parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in weights) == (version == 1)
 
 
 def test_evaluation_is_over_all_images_in_eval_mode() -> None:

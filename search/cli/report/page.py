@@ -524,6 +524,7 @@ def _provenance(found: Findings) -> Iterator[tuple[str, str]]:
     yield "seed", str(settings.seed)
     yield "dataset", f"{escaped(settings.dataset)}, SHA-256 <code>{escaped(settings.dataset_sha256)}</code>"
     yield "device", escaped(settings.device)
+    yield "training", f"version {settings.training_version}"
     yield "machines", escaped(", ".join(sorted({run.host for run in found.runs}))) or "none yet"
     yield from (("trained with", escaped(line)) for line in _trained_with(found))
     yield "this page", f"{_moment(found.at)}, {escaped(_versions())}"
