@@ -17,12 +17,13 @@ The notebook's DataLoader, which the peers' own tutorials use as well, would slo
 
 Ray Tune 2.60, tuned. ``reuse_actors`` is off by default: every trial is a new process, which imports
 torch again. Function trainables can be reused too (``FunctionTrainable.reset_config``), at a thread and
-one more result a trial; a class with ``reset_config`` is what the documentation shows. Loggers are off
-(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS), the state of the experiment is written every ten minutes instead of
-as often as 5 % of the time allow (TUNE_GLOBAL_CHECKPOINT_S), as few trials wait for a placement group
-as there are cores (TUNE_MAX_PENDING_TRIALS_PG; 200 otherwise), there is no dashboard, and the progress
-report is silent. A class saves a checkpoint at its end by default; one that cannot has failed there, and its
-actor is not reused: checkpoint_at_end=False. Reports come once an epoch, as netsieve's measurements do.
+one more result a trial; a class with ``reset_config`` is what the documentation shows. A class saves a
+checkpoint at its end by default, and one that cannot has failed there and is not reused, hence
+``checkpoint_at_end=False``. Loggers are off (TUNE_DISABLE_AUTO_CALLBACK_LOGGERS), the state of the
+experiment is written every ten minutes instead of as often as 5 % of the time allow
+(TUNE_GLOBAL_CHECKPOINT_S), there is no dashboard, and the progress report is silent. How many trials wait
+for a placement group (TUNE_MAX_PENDING_TRIALS_PG, 200 by default) is left alone: 2 and 4 are no faster, and
+with 1 a second actor is never started. Reports come once an epoch, as netsieve's measurements do.
 
 Optuna 5.0. Its FAQ advises against SQLite for several processes: RDBStorage may hand a trial that was
 enqueued to two of them there. So string i is trained by the trial with number i, of which there is one.
@@ -251,7 +252,6 @@ def ray_tune_tuned(job: Job) -> Accuracies:
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "600",
-        "TUNE_MAX_PENDING_TRIALS_PG": str(job.processes),
     }
     import ray
     from ray import tune
