@@ -18,8 +18,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed
-	$(BIN)/python tests/benchmarks/end_to_end.py
+# Every benchmark but those of the database, one after the other, into bench.md; some hours, on a machine that rests.
+# tests/benchmarks/README.md shows what they found, and has the commands of the others.
+BENCHMARKS := $(filter-out measure peers database questions,$(basename $(notdir $(wildcard tests/benchmarks/*.py))))
+
+bench: .venv/bench
+	rm -f bench.md
+	for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name >>bench.md || exit; echo >>bench.md; done
 
 # A hundred thousand simulated searches with faults, a quarter of an hour; and real processes under 250 signals, eight minutes.
 simulate: .venv/installed
@@ -33,6 +38,11 @@ campaign: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "netsieve needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Ray Tune and Optuna, which nothing but the comparison needs.
+.venv/bench: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,bench]'
 	touch $@
 
 clean:

@@ -10,9 +10,7 @@ drawing and checking cost nothing; digests are computed. Postgres has its defaul
 
 import argparse
 import multiprocessing
-import platform
 import sqlite3
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, MetaData
 
@@ -35,6 +32,7 @@ from storage import store as store_module
 from storage.engine import open_for_writing
 from storage.schema import architecture_digest, candidate
 from storage.store import SqlStore
+from tests.benchmarks.measure import machine, spread
 from tests.databases import postgres_server
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "none", "00", Recipe(epochs=1), "cpu")
@@ -97,8 +95,9 @@ def executemany(connection: Connection, rows: Sequence[dict[str, object]]) -> No
 @contextmanager
 def without_digest_index(connection: Connection) -> Iterator[None]:
     """The same table without what makes an architecture distinct."""
+    views = " CASCADE" if connection.dialect.name == "postgresql" else ""  # SQLite lets them stand without a table
     with connection.begin():
-        connection.exec_driver_sql("DROP TABLE candidate")
+        connection.exec_driver_sql(f"DROP TABLE candidate{views}")
         bare = candidate.to_metadata(MetaData())
         for constraint in [c for c in bare.constraints if isinstance(c, sa.UniqueConstraint | sa.ForeignKeyConstraint)]:
             bare.constraints.remove(constraint)
@@ -185,10 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     few = min(options.rows, 200_000)
-    print(
-        f"Python {platform.python_version()}, SQLAlchemy {sa.__version__}, SQLite {sqlite3.sqlite_version}, "
-        f"psycopg {psycopg.__version__}, {platform.machine()}, {multiprocessing.cpu_count()} cores"
-    )
+    print(f"{machine('sqlalchemy', 'psycopg')}, SQLite {sqlite3.sqlite_version}")
     with tempfile.TemporaryDirectory(prefix="netsieve-bench-") as folder, postgres_server() as server:
         numbers = iter(range(10**6))
         makers: dict[str, Callable[[], str]] = {
@@ -197,12 +193,10 @@ def main() -> None:
         }
         for name, make in makers.items():
             for what, rates in ablations(make, few, options.rounds):
-                spread = f"{min(rates):,.0f} to {max(rates):,.0f}, n = {len(rates)}"
-                print(f"{name}, {few:,} rows, {what}: {statistics.median(rates):,.0f} rows/s ({spread})", flush=True)
+                print(f"{name}, {few:,} rows, {what}: {spread(rates, 0)} rows/s, n = {len(rates)}", flush=True)
             for batch in (1, 16, 128):
                 rates = [recording(make(), f"b{batch}", batch, 40 * max(batch, 12)) for _ in range(options.rounds)]
-                spread = f"{min(rates):,.0f} to {max(rates):,.0f}, n = {len(rates)}"
-                print(f"{name}, a commit for {batch} results: {statistics.median(rates):,.0f} results/s ({spread})")
+                print(f"{name}, a commit for {batch} results: {spread(rates, 0)} results/s, n = {len(rates)}")
             for coordinators in (1, COORDINATORS):
                 took = sorted(1000 * s for s in claim_latency(make(), coordinators, 10.0))
                 p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]

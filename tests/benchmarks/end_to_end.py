@@ -1,175 +1,192 @@
-"""The same 24 candidates at 1 and at 10 epochs: netsieve end to end beside a plain notebook loop.
+"""The same candidates by netsieve and by what people use instead, end to end, in turn.
 
-    python tests/benchmarks/end_to_end.py [--rounds 3] [--data-dir FOLDER]
+    python -m tests.benchmarks.end_to_end                        all of it; two hours on two cores
+    python -m tests.benchmarks.end_to_end --sizes 24x1 --rounds 1 --contestants netsieve lean     a minute
 
-Every contestant is a whole command, from its start to its exit, imports and Ray's start included; the
-rounds alternate, so that a machine whose speed drifts is fair to all. MNIST is read from --data-dir
-where it is, else digits are used; the table says which.
+Every contestant is a whole command, from its start to its exit: imports, reading the data, Ray's start and
+end included. All train the first valid distinct strings that netsieve draws with seed 0, once each, for
+as many epochs, on the same 4,000 images, and are validated on the same 1,000. MNIST is read from --data-dir where
+it is, else digits are used; the table says which. netsieve draws and checks the strings, and the thousand
+others that it rejects, and records all in SQLite; the peers (``peers.py``) are given them in a file.
 
-    netsieve             netsieve run, default workers (Ray, one a core)
-    netsieve, no Ray     netsieve run --workers 0
-    notebook             torchvision's dataset with ToTensor, DataLoader, SGD, loss.item() every step
-    notebook, in memory  the same loop over tensors that are loaded once, without a DataLoader
+Seeds differ, so accuracies do. A contestant that trained other strings, or one of them twice, or whose
+accuracies are further from the first contestant's than TOLERANCE allows, ends the comparison: it did
+other work.
 """
 
 import argparse
+import csv
+import io
+import json
+import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-CANDIDATES = 24
-SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+from tests.benchmarks.measure import in_turn, machine, spread, times
+from tests.benchmarks.peers import NEEDS, PEERS, dataset_name
+
+ROOT = Path(__file__).parents[2]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+NETSIEVE: dict[str, list[str]] = {"netsieve": [], "netsieve-no-ray": ["--workers", "0"]}  # and their options
+CONTESTANTS = [*NETSIEVE, *PEERS]
+TOLERANCE = 0.2  # of an accuracy, divided by the root of the number of candidates: five standard errors
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}  # no network; as netsieve sets them
 
 
-def candidates() -> tuple[list[str], int]:
-    """The first 24 distinct valid strings that a search of seed 0 draws, and how many draws that takes."""
+@dataclass(frozen=True)
+class Size:
+    """How much is trained."""
+
+    candidates: int
+    epochs: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        """From ``24x10``."""
+        candidates, epochs = text.split("x")
+        return cls(int(candidates), int(epochs))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one command."""
+
+    seconds: float
+    accuracies: dict[str, float]  # by layer string: on the validation images, after the last epoch
+
+
+def candidates(count: int) -> tuple[list[str], int]:
+    """The first distinct valid strings that a search of seed 0 draws, and how many draws that takes."""
     from search.samplers import RejectionSampler
     from search.sieve import judge_with
     from search.space import CLASSIC
 
-    found: dict[str, int] = {}
-    for drawn in judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)(0, 1000):
-        if drawn.verdict.valid:
-            found.setdefault(drawn.layers, drawn.index)
-        if len(found) == CANDIDATES:
-            return list(found), drawn.index + 1
-    raise AssertionError("1,000 draws hold 24 valid strings")
+    judge = judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)
+    found = dict[str, int]()
+    start = 0
+    while True:
+        for drawn in judge(start, start + 1000):
+            if drawn.verdict.valid:
+                found.setdefault(drawn.layers, drawn.index)
+            if len(found) == count:
+                return list(found), drawn.index + 1
+        start += 1000
 
 
-# ------------------------------------------------------------------ the notebook
+def missing(contestant: str) -> list[str]:
+    """Packages that a contestant needs and that are not installed: those of the extra ``bench``."""
+    return [package for package in NEEDS.get(contestant, ()) if find_spec(package) is None]
 
 
-def notebook(epochs: int, data_dir: Path, *, in_memory: bool) -> None:
-    """What people write first: one candidate after the other, on all cores."""
-    import torch
-    from torch import nn
-    from torch.utils.data import DataLoader, Subset, TensorDataset
-
-    from search.layer_string import parse
-    from search.space import CLASSIC
-    from workers.datasets import Dataset, load
-    from workers.networks import build
-    from workers.torchvision_on_cpu import import_datasets
-
-    if in_memory or not data_dir.exists():
-        data: Dataset = load("mnist" if data_dir.exists() else "digits", data_dir)
-        images = torch.from_numpy(data.images[:5000].copy())
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
-        dataset = TensorDataset(images, torch.from_numpy(data.labels[:5000].copy()))
-    else:
-        datasets = import_datasets()  # before anything else of torchvision
-        from torchvision.transforms import ToTensor
-
-        dataset = datasets.MNIST(str(data_dir), train=True, transform=ToTensor())
-    count = min(5000, len(dataset))
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()
-    train, val = order[: count * 4 // 5], order[count * 4 // 5 :]
-
-    def batches(indices: list[int], *, shuffle: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if not in_memory:
-            yield from DataLoader(Subset(dataset, indices), batch_size=32, shuffle=shuffle, drop_last=shuffle)
-            return
-        chosen = torch.tensor(indices)
-        chosen = chosen[torch.randperm(len(chosen))] if shuffle else chosen
-        for batch in chosen[: len(chosen) // 32 * 32].split(32) if shuffle else chosen.split(32):
-            yield dataset.tensors[0][batch], dataset.tensors[1][batch]
-
-    for number, layers in enumerate(candidates()[0]):
-        generator = torch.Generator().manual_seed(number)
-        network = build(parse(layers), CLASSIC.rules, generator, generator)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
-        criterion = nn.CrossEntropyLoss()
-        for _ in range(epochs):
-            network.train()
-            running = 0.0
-            for images, labels in batches(train, shuffle=True):
-                optimizer.zero_grad()
-                loss = criterion(network(images), labels)
-                loss.backward()
-                optimizer.step()
-                running += loss.item()
-            network.eval()
-            correct = 0
-            with torch.no_grad():
-                for images, labels in batches(val, shuffle=False):
-                    correct += (network(images).argmax(1) == labels).sum().item()
-        print(f"{number:2} {correct / len(val):.4f}", flush=True)
+def run(contestant: str, size: Size, data_dir: Path) -> Run:
+    """One contestant, once. Raises AssertionError if it trained anything but the strings, once each."""
+    strings, draws = candidates(size.candidates)
+    with tempfile.TemporaryDirectory(prefix="netsieve-bench-") as folder:
+        database, given, out = f"sqlite:///{folder}/search.db", Path(folder, "strings.txt"), Path(folder, "out.json")
+        netsieve = [str(Path(sys.executable).with_name("netsieve"))]
+        common = ["--epochs", str(size.epochs), "--data-dir", str(data_dir)]
+        if contestant in NETSIEVE:
+            search = ["--db", database, "--candidates", str(draws), "--dataset", dataset_name(data_dir)]
+            seconds = timed([*netsieve, "run", "bench", *search, *common, *NETSIEVE[contestant]])
+            columns = ["--where", "status=completed", "--columns", "layers,val_accuracy", "--format", "csv"]
+            table = io.StringIO(output([*netsieve, "candidates", "bench", "--db", database, *columns]))
+            found = [(row["layers"], float(row["val_accuracy"])) for row in csv.DictReader(table)]
+        else:
+            given.write_text("\n".join(strings))
+            peer = [sys.executable, "-m", "tests.benchmarks.peers", contestant]
+            seconds = timed([*peer, "--strings", str(given), "--out", str(out), *common])
+            found = [(layers, accuracy) for layers, accuracy in json.loads(out.read_text())]
+    assert sorted(layers for layers, _ in found) == sorted(strings), (
+        f"{contestant} trained other strings, or some twice"
+    )
+    return Run(seconds, dict(found))
 
 
-# ------------------------------------------------------------------ the comparison
-
-
-def timed(command: list[str]) -> float:
+def timed(command: Sequence[str]) -> float:
     """Seconds from a command's start to its exit."""
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    output(command)
     return time.perf_counter() - began
 
 
-def contestants(epochs: int, data_dir: Path) -> dict[str, Callable[[], list[str]]]:
-    """Each one's command, made anew for every round: a search is not trained twice."""
-    draws = candidates()[1]
-    dataset = ["--dataset", "mnist", "--data-dir", str(data_dir)] if data_dir.exists() else ["--dataset", "digits"]
-
-    def netsieve(*more: str) -> Callable[[], list[str]]:
-        def command() -> list[str]:
-            database = f"sqlite:///{tempfile.mkdtemp()}/search.db"
-            run = [str(Path(sys.executable).with_name("netsieve")), "run", "bench", "--db", database]
-            return [*run, *dataset, "--candidates", str(draws), "--epochs", str(epochs), *more]
-
-        return command
-
-    loop = [sys.executable, __file__, "--epochs", str(epochs), "--data-dir", str(data_dir), "--as"]
-    return {
-        "netsieve": netsieve(),
-        "netsieve, no Ray": netsieve("--workers", "0"),
-        "notebook": lambda: [*loop, "notebook"],
-        "notebook, in memory": lambda: [*loop, "notebook-in-memory"],
-    }
+def output(command: Sequence[str]) -> str:
+    """Run it; what it prints. Raises AssertionError with the end of what it says if it fails."""
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}: {done.stderr[-2000:]}"
+    return done.stdout
 
 
-def compare(rounds: int, data_dir: Path) -> None:
-    """Run all, in turn, and print a table."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "numpy"))
-    print(f"{CANDIDATES} candidates of the classic space, {'mnist' if data_dir.exists() else 'digits'}, n = {rounds}")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}\n")
-    print("| epochs | contestant | seconds, median (min to max) | candidates a minute | times the notebook |")
-    print("| ---: | --- | ---: | ---: | ---: |")
-    for epochs in (1, 10):
-        commands = contestants(epochs, data_dir)
-        seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(rounds):
-            for name, command in commands.items():
-                seconds[name].append(timed(command()))
-        for name, taken in seconds.items():
-            median = statistics.median(taken)
-            ratio = statistics.median(b / a for a, b in zip(taken, seconds["notebook"], strict=True))
-            print(
-                f"| {epochs} | {name} | {median:.1f} ({min(taken):.1f} to {max(taken):.1f}) "
-                f"| {CANDIDATES / median * 60:.1f} | {ratio:.2f} |",
-                flush=True,
-            )
+def compare(contestants: Sequence[str], size: Size, rounds: int, data_dir: Path) -> None:
+    """Run all, in turn, and print a table. Raises AssertionError if one did other work."""
+    runs: dict[str, list[Run]] = {name: [] for name in contestants}
+
+    def measured(name: str) -> Callable[[], float]:
+        def seconds() -> float:
+            runs[name].append(run(name, size, data_dir))
+            print(f"{name}, {size.candidates} x {size.epochs}: {runs[name][-1].seconds:.1f} s", file=sys.stderr)
+            return runs[name][-1].seconds
+
+        return seconds
+
+    found = in_turn(rounds, {name: measured(name) for name in contestants})
+    first = contestants[0]
+    print(f"\n{size.candidates} candidates, {size.epochs} epoch{'s' * (size.epochs > 1)}, n = {rounds}:\n")
+    print(f"| contestant | seconds, median (min to max) | candidates a minute | times {first} | accuracy | best |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, seconds in found.items():
+        accuracies = [accuracy for run in runs[name] for accuracy in run.accuracies.values()]
+        print(
+            f"| {name} | {spread(seconds)} | {60 * size.candidates / statistics.median(seconds):,.1f} "
+            f"| {times(seconds, found[first]):.2f} | {statistics.mean(accuracies):.3f} | {max(accuracies):.3f} |"
+        )
+    sys.stdout.flush()
+    for name in contestants:
+        require_same_work(name, mean_accuracies(runs[name]), mean_accuracies(runs[first]))
+
+
+def mean_accuracies(runs: Sequence[Run]) -> dict[str, float]:
+    """Over the runs of one contestant, by layer string."""
+    return {layers: statistics.mean(run.accuracies[layers] for run in runs) for layers in runs[0].accuracies}
+
+
+def require_same_work(name: str, found: Mapping[str, float], expected: Mapping[str, float]) -> None:
+    """Raise AssertionError if the accuracies, by layer string, differ by more than seeds make them differ.
+
+    It is the median of the differences that decides, not the mean: after an epoch one network in ten is still
+    at chance with one seed and well on its way with another.
+    """
+    difference = statistics.median(found[layers] - accuracy for layers, accuracy in expected.items())
+    tolerance = TOLERANCE / math.sqrt(len(expected))
+    assert abs(difference) <= tolerance, (
+        f"{name} did other work: its accuracies differ by {difference:+.3f} (median over the candidates), "
+        f"more than {tolerance:.3f}"
+    )
 
 
 def main() -> None:
-    """Compare, or be one of the notebooks."""
-    arguments = argparse.ArgumentParser(description="netsieve end to end beside a notebook loop")
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--data-dir", type=Path, default=SHARED_DATA)
-    arguments.add_argument("--as", dest="role", choices=["notebook", "notebook-in-memory"])
-    arguments.add_argument("--epochs", type=int, default=1)
-    given = arguments.parse_args()
-    if given.role:
-        notebook(given.epochs, given.data_dir, in_memory=given.role == "notebook-in-memory")
-    else:
-        compare(given.rounds, given.data_dir)
+    parser = argparse.ArgumentParser(description="netsieve and what people use instead, end to end.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", nargs="+", default=["24x1", "24x10", "200x1"], help="candidates x epochs")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
+    parser.add_argument("--data-dir", type=Path, default=SHARED_DATA)
+    given = parser.parse_args()
+    present = [name for name in given.contestants if not missing(name)]
+    data_dir = given.data_dir.resolve()
+    packages = [name for name in ("torch", "ray", "optuna", "numpy") if find_spec(name)]
+    print(f"## End to end\n\n{machine(*packages)}; {dataset_name(data_dir)}, the classic space, n = {given.rounds}")
+    for name in given.contestants:
+        if name not in present:
+            print(f"\n{name} is left out: {', '.join(missing(name))} not installed (pip install -e '.[bench]')")
+    for size in map(Size.parse, given.sizes):
+        compare(present, size, given.rounds, data_dir)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ of the functions that the commands call, on a connection that is open; starting 
 
 import argparse
 import math
-import multiprocessing
-import platform
 import random
 import sqlite3
 import statistics
@@ -22,8 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
-import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from search.candidates import FailureReason, Status
@@ -36,6 +32,7 @@ from storage.engine import open_for_reading, open_for_writing
 from storage.schema import NO_LAYER, SORTED_BY_INDEX, architecture_digest, search
 from storage.selection import Condition, Order, Selection, select
 from storage.store import SqlStore, count_changes, insert_candidates
+from tests.benchmarks.measure import machine
 from tests.databases import admin, postgres_server
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "mnist", "00", Recipe(), "cpu")
@@ -175,10 +172,7 @@ def main() -> None:
     parser.add_argument("--folder", default=None, help="Where the SQLite file is made.")
     parser.add_argument("--database", choices=["sqlite", "postgres"], action="append", help="Only this one.")
     options = parser.parse_args()
-    print(
-        f"Python {platform.python_version()}, SQLAlchemy {sa.__version__}, SQLite {sqlite3.sqlite_version}, "
-        f"psycopg {psycopg.__version__}, {platform.machine()}, {multiprocessing.cpu_count()} cores"
-    )
+    print(f"{machine('sqlalchemy', 'psycopg')}, SQLite {sqlite3.sqlite_version}")
     with (
         tempfile.TemporaryDirectory(prefix="netsieve-bench-", dir=options.folder) as folder,
         postgres_server() as server,

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, cross_entropy
 
 from search.layer_string import parse
-from search.run import judge_with
 from search.samplers import RejectionSampler
 from search.settings import TRAINING_VERSION, Recipe
+from search.sieve import judge_with
 from search.space import CLASSIC
 from workers.datasets import Dataset, load
 from workers.networks import ChannelDropout, _PatchProduct, build, is_small
