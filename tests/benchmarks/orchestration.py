@@ -1,0 +1,196 @@
+"""What a candidate costs beside its training: whole searches with a trainer that does nothing.
+
+    python -m tests.benchmarks.orchestration                        about half an hour
+    python -m tests.benchmarks.orchestration --most 1000000 --rounds 1
+    python -m tests.benchmarks.orchestration --most 10000 --only valid/sqlite/ray --profile
+
+The real loop, state machine, store and executor; a trainer whose outcome, a made-up curve of ten epochs, is there
+at once. Wall time, so what the workers do on the same cores counts too. ``valid`` candidates come from a list that
+costs nothing to draw or check; ``classic`` ones are drawn and checked as ever, about 18 draws for one that is valid,
+and a search of them ends at a tenth of the others' number. Every search is a process of its own, the rounds go
+round all of them. Resident memory is the coordinator's (on SQLite its caches included), beyond what it had when
+all was imported and the workers were up.
+"""
+
+import argparse
+import cProfile
+import json
+import multiprocessing
+import platform
+import pstats
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from search.candidates import Measurement, Outcome
+from search.run import Drawn, Executor, Progress, Run, StopRequest, judge_with
+from search.samplers import RejectionSampler
+from search.settings import Limits, Recipe, SearchSettings
+from search.shapes import Verdict
+from search.space import CLASSIC
+from storage.engine import open_for_writing
+from storage.store import SqlStore
+from tests.databases import postgres_server
+from workers.executors import InProcessExecutor
+
+SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "none", "00", Recipe(), "cpu")
+CURVE = tuple(Measurement(epoch, 2.30 / epoch, 2.31 / epoch, 0.9 + epoch / 1000) for epoch in range(1, 11))
+WORKERS = 2
+LAYERS = "conv=channel_factor:2,kernel_size:3,stride:1,padding:0-batchnorm=eps:0.00001-dropout=p:0.2-"
+CLASSIC_SHARE = 10  # of the number of the valid ones that a search of classic draws completes: a tenth
+
+
+class Nothing:
+    """Trains nothing."""
+
+    def prepare(self) -> "Nothing":
+        return self
+
+    def train(self, layers: str) -> Iterator[Outcome | None]:
+        yield Outcome(CURVE, 0.001)
+
+
+def made_up(start: int, stop: int) -> Sequence[Drawn]:
+    """Distinct candidates that are valid, whatever their strings say."""
+    verdict = Verdict(((1, 28, 28),), None, None, None, 50_890, 508_900)  # type: ignore[arg-type]
+    return [Drawn(index, f"{LAYERS}{index:08}", verdict) for index in range(start, stop)]
+
+
+JUDGES: dict[str, Callable[[int, int], Sequence[Drawn]]] = {
+    "valid": made_up,
+    "classic": judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules),
+}
+
+
+# ------------------------------------------------------------------ one search, in a process of its own
+
+
+def resident_mib() -> float:
+    """Of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+class Checkpoints:
+    """Seconds, draws and memory when so many candidates had been recorded."""
+
+    def __init__(self, most: int) -> None:
+        self.left = [number for number in (10**power for power in range(2, 9)) if number < most] + [most]
+        self.seen: list[dict[str, float]] = []
+        self.began, self.resident = time.perf_counter(), resident_mib()
+
+    def __call__(self, progress: Progress) -> None:
+        while self.left and progress.counts.completed >= self.left[0]:
+            self.left.pop(0)
+            self.seen.append(
+                {
+                    "completed": progress.counts.completed,
+                    "drawn": progress.counts.drawn,
+                    "seconds": time.perf_counter() - self.began,
+                    "resident": resident_mib(),
+                }
+            )
+
+
+def search(draws: str, url: str, executor_name: str, most: int, *, profile: bool) -> dict[str, Any]:
+    """Run one; what was seen at each checkpoint."""
+    with ExitStack() as stack:
+        executor: Executor
+        if executor_name == "ray":
+            from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
+
+            connect(None, WORKERS)
+            stack.callback(disconnect)
+            executor = RayExecutor(Nothing(), plan(resources(), "cpu", WORKERS, None))
+        else:
+            executor = InProcessExecutor(Nothing())
+        stack.callback(executor.close)
+        engine = open_for_writing(url)
+        stack.callback(engine.dispose)
+        target = most if draws == "valid" else 10**9
+        limits = Limits(candidates=target, max_completed=None if draws == "valid" else most)
+        store = SqlStore.open(engine, "nothing", SETTINGS, target)
+        store.join()
+        checkpoints = Checkpoints(most)
+        run = Run(store, executor, JUDGES[draws], limits, StopRequest(), checkpoints)
+        while not run._machine.training and not run._ended:  # until the workers are up
+            run.turn()
+        checkpoints.began, checkpoints.resident = time.perf_counter(), resident_mib()
+        profiler = cProfile.Profile() if profile else None
+        if profiler:
+            profiler.runcall(run)
+            pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(45)
+        else:
+            run()
+    return {"resident": checkpoints.resident, "seen": checkpoints.seen}
+
+
+# ------------------------------------------------------------------ all of them
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a candidate costs beside its training.")
+    parser.add_argument("--most", type=int, default=100_000, help="candidates of a search of valid ones")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="searches whose name, such as valid/sqlite/ray, contains this")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, of each search, to stderr")
+    parser.add_argument("--search", nargs=4, metavar="WORD", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.search:
+        draws, url, executor, most = options.search
+        print(json.dumps(search(draws, url, executor, int(most), profile=options.profile)))
+        return
+    print(
+        f"Python {platform.python_version()}, ray {version('ray')}, SQLAlchemy {version('sqlalchemy')}, SQLite "
+        f"{sqlite3.sqlite_version}, psycopg {version('psycopg')}, {platform.machine()}, "
+        f"{multiprocessing.cpu_count()} cores, {WORKERS} Ray workers, n = {options.rounds}\n"
+    )
+    kinds = [(d, db, e) for d in JUDGES for db in ("sqlite", "postgres") for e in ("in-process", "ray")]
+    kinds = [kind for kind in kinds if options.only in "/".join(kind)]
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    with tempfile.TemporaryDirectory(prefix="netsieve-bench-") as folder, postgres_server() as server:
+        for number in range(options.rounds):
+            for kind in kinds:
+                draws, database, executor = kind
+                path = Path(folder, f"{number}{'-'.join(kind)}.db")
+                url = f"sqlite:///{path}" if database == "sqlite" else server.new_database()
+                most = options.most if draws == "valid" else max(100, options.most // CLASSIC_SHARE)
+                more = ["--profile"] if options.profile else []
+                command = [sys.executable, "-m", "tests.benchmarks.orchestration", *more, "--search"]
+                answer = subprocess.run(
+                    [*command, draws, url, executor, str(most)], check=True, stdout=subprocess.PIPE, text=True
+                )
+                found[kind].append(json.loads(answer.stdout.splitlines()[-1]))
+                path.unlink(missing_ok=True)
+    print("| draws | database | executor | completed | ms each, median (min to max) | µs a draw | memory, MiB |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    for kind, searches in found.items():
+        for line in lines(searches):
+            print(f"| {' | '.join(kind)} | {line} |")
+
+
+def lines(searches: list[dict[str, Any]]) -> Iterator[str]:
+    """A line a checkpoint: what a candidate cost since the one before."""
+    zero = {"completed": 0, "drawn": 0, "seconds": 0.0}
+    stretches = [list(pairwise([zero, *one["seen"]])) for one in searches]
+    for same in zip(*stretches, strict=True):
+        each = [1e3 * (b["seconds"] - a["seconds"]) / max(1, b["completed"] - a["completed"]) for a, b in same]
+        drawn = [1e6 * (b["seconds"] - a["seconds"]) / max(1, b["drawn"] - a["drawn"]) for a, b in same]
+        grown = statistics.median(b["resident"] - s["resident"] for (_, b), s in zip(same, searches, strict=True))
+        base = statistics.median(s["resident"] for s in searches)
+        spread = f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+        completed = statistics.median(b["completed"] for _, b in same)
+        yield f"{completed:,.0f} | {spread} | {statistics.median(drawn):.0f} | {base:.0f} + {grown:.0f}"
+
+
+if __name__ == "__main__":
+    main()
