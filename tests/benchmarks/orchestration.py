@@ -8,7 +8,7 @@ The real loop, state machine, store and executor; a trainer whose outcome, a mad
 at once. Wall time, so what the workers do on the same cores counts too. ``valid`` candidates come from a list that
 costs nothing to draw or check; ``classic`` ones are drawn and checked as ever, about 18 draws for one that is valid,
 and a search of them ends at a tenth of the others' number. Every search is a process of its own, the rounds go
-round all of them. Resident memory is the coordinator's (on SQLite its caches included), beyond what it had when
+round all of them. "Here" is what the coordinator's process computes for one. Resident memory is the coordinator's (on SQLite its caches included), beyond what it had when
 all was imported and the workers were up.
 """
 
@@ -86,7 +86,11 @@ class Checkpoints:
     def __init__(self, most: int) -> None:
         self.left = [number for number in (10**power for power in range(2, 9)) if number < most] + [most]
         self.seen: list[dict[str, float]] = []
-        self.began, self.resident = time.perf_counter(), resident_mib()
+        self.start()
+
+    def start(self) -> None:
+        """From now on."""
+        self.began, self.computed, self.resident = time.perf_counter(), time.process_time(), resident_mib()
 
     def __call__(self, progress: Progress) -> None:
         while self.left and progress.counts.completed >= self.left[0]:
@@ -96,6 +100,7 @@ class Checkpoints:
                     "completed": progress.counts.completed,
                     "drawn": progress.counts.drawn,
                     "seconds": time.perf_counter() - self.began,
+                    "computed": time.process_time() - self.computed,
                     "resident": resident_mib(),
                 }
             )
@@ -124,7 +129,7 @@ def search(draws: str, url: str, executor_name: str, most: int, *, profile: bool
         run = Run(store, executor, JUDGES[draws], limits, StopRequest(), checkpoints)
         while not run._machine.training and not run._ended:  # until the workers are up
             run.turn()
-        checkpoints.began, checkpoints.resident = time.perf_counter(), resident_mib()
+        checkpoints.start()
         profiler = cProfile.Profile() if profile else None
         if profiler:
             profiler.runcall(run)
@@ -171,8 +176,8 @@ def main() -> None:
                 )
                 found[kind].append(json.loads(answer.stdout.splitlines()[-1]))
                 path.unlink(missing_ok=True)
-    print("| draws | database | executor | completed | ms each, median (min to max) | µs a draw | memory, MiB |")
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    print("| draws | database | executor | completed | ms each, median (min to max) | here | µs a draw | MiB |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for kind, searches in found.items():
         for line in lines(searches):
             print(f"| {' | '.join(kind)} | {line} |")
@@ -180,16 +185,21 @@ def main() -> None:
 
 def lines(searches: list[dict[str, Any]]) -> Iterator[str]:
     """A line a checkpoint: what a candidate cost since the one before."""
-    zero = {"completed": 0, "drawn": 0, "seconds": 0.0}
-    stretches = [list(pairwise([zero, *one["seen"]])) for one in searches]
+    stretches = [list(pairwise([dict.fromkeys(one["seen"][0], 0.0), *one["seen"]])) for one in searches]
+    base = statistics.median(one["resident"] for one in searches)
     for same in zip(*stretches, strict=True):
-        each = [1e3 * (b["seconds"] - a["seconds"]) / max(1, b["completed"] - a["completed"]) for a, b in same]
-        drawn = [1e6 * (b["seconds"] - a["seconds"]) / max(1, b["drawn"] - a["drawn"]) for a, b in same]
-        grown = statistics.median(b["resident"] - s["resident"] for (_, b), s in zip(same, searches, strict=True))
-        base = statistics.median(s["resident"] for s in searches)
-        spread = f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
-        completed = statistics.median(b["completed"] for _, b in same)
-        yield f"{completed:,.0f} | {spread} | {statistics.median(drawn):.0f} | {base:.0f} + {grown:.0f}"
+
+        def each(what: str, per: str, same: Any = same) -> list[float]:
+            return [(after[what] - before[what]) / max(1, after[per] - before[per]) for before, after in same]
+
+        wall, computed = ([1e3 * s for s in each(what, "completed")] for what in ("seconds", "computed"))
+        grown = statistics.median(after["resident"] for _, after in same) - base
+        completed = statistics.median(after["completed"] for _, after in same)
+        yield (
+            f"{completed:,.0f} | {statistics.median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f}) "
+            f"| {statistics.median(computed):.2f} | {1e6 * statistics.median(each('seconds', 'drawn')):.0f} "
+            f"| {base:.0f} + {grown:.0f}"
+        )
 
 
 if __name__ == "__main__":
