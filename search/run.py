@@ -161,7 +161,7 @@ class News:
     started: list[Task] = field(default_factory=list)
     attempts: list[tuple[Task, AttemptEnding, str]] = field(default_factory=list)  # ended; the candidate stays open
     outcomes: list[tuple[Task, Outcome]] = field(default_factory=list)  # ended, with its candidate
-    worked: WorkerTime | None = None  # what this coordinator's workers have done with their time, over all of its run
+    worked: WorkerTime = WorkerTime()  # what this coordinator's workers have done so far, over all of its run
 
     def __bool__(self) -> bool:
         return bool(self.dispatched or self.started or self.attempts or self.outcomes)
@@ -236,6 +236,7 @@ class Progress:
     ended: int  # candidates that ended in this run
     stopping: str | None  # why the run is about to end
     away: Away | None = None
+    worked: WorkerTime = WorkerTime()  # by what was recorded last
 
 
 class StopRequest:
@@ -333,6 +334,7 @@ class Run:
         self._outage = Outage(limits.db_outage_limit_s, jitter)
         self._end: End | None = None
         self._ended = 0
+        self._worked = WorkerTime()
         self._stop_by: float | None = None  # once it was asked to
 
     def __call__(self) -> str | None:
@@ -449,6 +451,7 @@ class Run:
             return False
         self._outage.over()
         self._counts, self._best, self._wrote = reply.counts, reply.best, self._clock()
+        self._worked = self._news.worked
         self._news, submits, self._submits, self._is_urgent = News(), self._submits, [], False
         counts, accuracy = reply.counts, reply.best.val_accuracy if reply.best else 0.0
         self._answers.append(Recorded(counts.completed, accuracy, counts.open, counts.drawn < counts.target))
@@ -502,4 +505,5 @@ class Run:
             self._ended,
             self._machine.stopping,
             self._outage.told(self._clock(), len(self._news.outcomes)),
+            self._worked,
         )

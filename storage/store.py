@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search.candidates import AttemptEnding, Interruption, Outcome, Status
 from search.errors import DatabaseLost, SettingsError
-from search.messages import Task
+from search.messages import Task, WorkerTime
 from search.run import Best, Claims, Counts, Drawn, News, Reply
 from search.settings import LARGEST_INTEGER, SearchSettings
 from storage import queries
@@ -243,7 +243,7 @@ class SqlStore:
             counts = queries.counts(connection, self._search_id)
             best = queries.best(connection, self._search_id)
             lost = frozenset(task.lease for task in news.tasks) - held
-            return Reply(counts, best, lost, self._sign_of_life(connection, now))
+            return Reply(counts, best, lost, self._sign_of_life(connection, now, **_times(news.worked)))
 
     def _record_starts(self, connection: Connection, tasks: Sequence[Task]) -> None:
         rows = [{"b_search": self._search_id, "b_index": task.index, "b_begun": task.begun} for task in tasks]
@@ -392,12 +392,12 @@ class SqlStore:
                 .values(seen_at=now, ended_at=now, ending=ending)
             )
 
-    def _sign_of_life(self, connection: Connection, now: datetime) -> bool:
-        """Say that this coordinator is at work; whether it was asked to stop."""
+    def _sign_of_life(self, connection: Connection, now: datetime, **times: float) -> bool:
+        """Say that this coordinator is at work, and what its workers did; whether it was asked to stop."""
         row = connection.scalars(
             coordinator.update()
             .where(coordinator.c.id == self._coordinator_id)
-            .values(seen_at=now)
+            .values(seen_at=now, **times)
             .returning(coordinator.c.stop_asked)
         )
         return bool(row.one_or_none())
@@ -576,6 +576,11 @@ def _gaps(leases: Iterable[Row[Any]], drawn: int) -> Iterator[tuple[int, int]]:
         free = max(free, held.stop_index)
     if drawn > free:
         yield free, drawn
+
+
+def _times(worked: WorkerTime) -> dict[str, float]:
+    """The columns of a coordinator that say what its workers have done."""
+    return {"worker_s": worked.ready_s, "training_s": worked.training_s}
 
 
 def _ending(outcome: Outcome, now: datetime) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The executor on Ray: long-lived actors that hold the data and stream back what happens.
 
-The only file that imports ray. An actor prepares its trainer once, then takes batches; one call a
-batch yields an item a candidate, which says that the last one has ended and the next begins. Actors never raise for a candidate, so
-an error from Ray means a lost process. Ray restarts and retries nothing by itself (max_restarts=0,
-max_task_retries=0): the coordinator must know what was in training when a process ended.
+The only file that imports ray. An actor prepares its trainer once, then takes batches; one call a batch
+yields an item a candidate, which says that the last one has ended and that the next begins. Actors never
+raise for a candidate, so an error from Ray means a lost process. Ray restarts and retries nothing by itself
+(max_restarts=0, max_task_retries=0): the coordinator must know what was in training when a process ended.
 
 Who is to blame, as ray 2.60 tells it. A process that ends on a healthy node gives ActorDiedError after
 10 ms. A node that leaves in order gives the same error, and its text says so. A node that is cut off, or

@@ -5,11 +5,11 @@
     python -m tests.benchmarks.orchestration --most 10000 --only valid/sqlite/ray --profile
 
 The real loop, state machine, store and executor; a trainer whose outcome, a made-up curve of ten epochs, is there
-at once. Wall time, so what the workers do on the same cores counts too. ``valid`` candidates come from a list that
-costs nothing to draw or check; ``classic`` ones are drawn and checked as ever, about 18 draws for one that is valid,
-and a search of them ends at a tenth of the others' number. Every search is a process of its own, the rounds go
-round all of them. "Here" is what the coordinator's process computes for one. Resident memory is the coordinator's (on SQLite its caches included), beyond what it had when
-all was imported and the workers were up.
+at once. Wall time, so what the workers do on the same cores counts too; "here" is what the coordinator's process
+computes for one. ``valid`` candidates come from a list that costs nothing to draw or check; ``classic`` ones are drawn
+and checked as ever, about 18 draws for one that is valid, and a search of them ends at a tenth of the others' number.
+Every search is a process of its own, and the rounds go round all of them. Resident memory is the coordinator's (on
+SQLite its caches included): what it had when all was imported and the workers were up, and what came on top.
 """
 
 import argparse

@@ -105,6 +105,16 @@ def test_a_run_draws_sieves_trains_and_records(search: Search) -> None:
     assert all(row.attempts == 1 for row in rows if row.status is not Status.REJECTED)
 
 
+def test_a_run_records_what_its_workers_did(search: Search) -> None:
+    """Of the workers' time, up to the last result: what was in training, and all there was."""
+    shown: list[Progress] = []
+    search.run(show=shown.append)
+    with search.engine.connect() as connection:
+        worked = queries.worked(connection, 1)
+    assert 0 < worked.training_s < worked.ready_s
+    assert shown[-1].worked == worked
+
+
 def test_a_finished_search_trains_nothing_again(search: Search) -> None:
     """Another run finds nothing to do."""
     search.run()

@@ -200,6 +200,27 @@ def test_replacing_forgets_events_that_nobody_heard(executor: Executor) -> None:
     hear_nothing(executor)
 
 
+def test_a_worker_measures_what_it_does_with_its_time(executor: Executor) -> None:
+    """Training counts while it lasts, all else is waiting; a worker that is replaced takes nothing away."""
+    waited = executor.worked
+    executor.submit(0, tasks(1, "slow:0.3", "hang"))
+    hear(executor, lambda events: Started(0, 2, 0) in events)
+    trained = executor.worked
+    assert waited.training_s == 0
+    assert 0.3 <= trained.training_s <= trained.ready_s - waited.ready_s
+    hear_nothing(executor)
+    assert executor.worked.training_s > trained.training_s + QUIET_S / 2  # it hangs: in training
+    executor.replace(0)
+    replaced = executor.worked
+    hear(executor, lambda events: WorkerReady(0) in events)
+    hear_nothing(executor)
+    executor.release(0)
+    worked = executor.worked
+    assert worked.training_s == pytest.approx(replaced.training_s, abs=0.1)
+    assert worked.ready_s >= replaced.ready_s + QUIET_S
+    executor.close()
+
+
 def test_a_released_worker_is_silent(executor: Executor) -> None:
     """After ``release`` nothing comes any more, neither of what was training nor of what was queued."""
     executor.submit(0, tasks(1, "slow:0.2", "ok"))
