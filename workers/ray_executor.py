@@ -69,6 +69,7 @@ GET_S = 30.0  # for a reply that is already there
 NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
 LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs: with less, that may be why Ray fails
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
+GPUS = Path("/proc/driver/nvidia/gpus")  # where Linux lists them, if there are any
 
 
 RAY_FAILS = (RayError, OSError, RuntimeError, ValueError)  # what Ray's calls raise when a cluster is lost
@@ -192,16 +193,33 @@ def _in_their_own_groups() -> Iterator[None]:
         private.services.ConsolePopen = popen
 
 
+@contextlib.contextmanager
+def _without_api_server() -> Iterator[None]:
+    """Start no dashboard's server, for which ray.init would wait a second, though nobody looks at it."""
+    private: Any = ray._private  # noqa: SLF001  there is no public way: include_dashboard=False starts it emptier
+    start = private.services.start_api_server
+    private.services.start_api_server = lambda *_, **__: (None, None)  # as where it cannot start
+    try:
+        yield
+    finally:
+        private.services.start_api_server = start
+
+
 def _start_session(cores: int, quiet: dict[str, Any]) -> None:
-    """A local session, without a dashboard, that ends with this process."""
+    """A local session, without a dashboard, that ends with this process.
+
+    Ray starts a process a core while it starts. Where each is to be a worker, it imports torch by then already.
+    """
+    preloaded = {} if GPUS.exists() else {"preload_python_modules": ["workers.training"]}
     is_new = not TOKEN_FILE.exists()
     try:
-        with without_credentials(), _handlers_kept(), _in_their_own_groups():
+        with without_credentials(), _handlers_kept(), _in_their_own_groups(), _without_api_server():
             ray.init(
                 address="local",
                 num_cpus=cores,
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
+                _system_config=preloaded,
                 **quiet,
             )
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
@@ -222,7 +240,7 @@ def connect(address: str | None, workers: int | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        _start_session(max(workers or 1, cores), quiet)
+        _start_session(workers or cores, quiet)
         return
     try:
         host, colon, port = address.rpartition(":")
