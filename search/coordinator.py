@@ -88,18 +88,15 @@ class _Worker:
         return [task for batch in self.batches for task in batch.tasks]
 
     def find(self, index: int, attempt: int) -> Task | None:
-        """That attempt's task, if it is here; the first one, as a rule."""
-        each = (task for batch in self.batches for task in batch.tasks)
-        return next((task for task in each if task.index == index and task.attempt == attempt), None)
+        """That attempt's task, if it is here."""
+        return next((task for task in self.tasks if (task.index, task.attempt) == (index, attempt)), None)
 
     def drop(self, task: Task) -> None:
-        """Take a task away; the first one, as a rule."""
+        """Take a task away."""
         for batch in self.batches:
             if task in batch.tasks:
                 batch.tasks.remove(task)
-                if not batch.tasks:
-                    self.batches.remove(batch)
-                return
+        self.batches = deque(batch for batch in self.batches if batch.tasks)
 
     def submitted(self, now: float) -> None:
         """Its first batch that waited was given to it; if it had none, it begins now."""
@@ -142,11 +139,6 @@ class Coordinator:
         return [worker.training for worker in self._workers.values() if worker.training]
 
     @property
-    def is_anyone_idle(self) -> bool:
-        """Whether a worker has nothing but what is yet to be given to it."""
-        return any(worker.batches and not worker.batches[0].submitted for worker in self._workers.values())
-
-    @property
     def leases(self) -> set[int]:
         """The leases of all tasks that are held here."""
         return {task.lease for task in self._tasks()}
@@ -159,6 +151,11 @@ class Coordinator:
     def stopping(self) -> str | None:
         """Why the run is about to end, once it is."""
         return self._stop.why if self._stop else None
+
+    @property
+    def is_anyone_idle(self) -> bool:
+        """Whether a worker has nothing but what is yet to be given to it."""
+        return any(worker.batches and not worker.batches[0].submitted for worker in self._workers.values())
 
     def step(self, event: Event, now: float) -> list[Command]:
         """Take in one event at ``now`` (seconds, monotonic); what to do next, in order."""
@@ -415,10 +412,8 @@ class Coordinator:
 
     def _claim(self, now: float) -> list[Command]:
         """Keep enough candidates at hand; less than a third of them is not worth a transaction."""
-        if self._claiming or self._exhausted or now < self._claim_at:
-            return []
         wanted = OPEN_BATCHES * self._slots * self._typical_batch()
-        if 3 * len(self._pool) > 2 * wanted:
+        if self._claiming or self._exhausted or now < self._claim_at or 3 * len(self._pool) > 2 * wanted:
             return []
         self._claiming = True
         return [Claim(max(1, wanted - len(self._pool)))]

@@ -214,11 +214,11 @@ def _load_torchvision(name: str, data_dir: Path, *, train: bool) -> Dataset:
 
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """An array of bytes in the IDX format of the MNIST files (http://yann.lecun.com/exdb/mnist)."""
-    content = path.read_bytes()
-    if content[:3] != b"\x00\x00\x08":
+    content = np.fromfile(path, np.uint8)
+    if content[:3].tolist() != [0, 0, 8]:
         raise ValueError(f"{path.name} is no IDX file of bytes")
-    sides = np.frombuffer(content, ">u4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sides)).reshape(sides)
+    start = 4 + 4 * int(content[3])
+    return content[start:].reshape(content[4:start].view(">u4"))
 
 
 def _download(dataset_class: Any, name: str, data_dir: Path) -> None:

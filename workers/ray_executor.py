@@ -194,15 +194,26 @@ def _in_their_own_groups() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_api_server() -> Iterator[None]:
-    """Start no dashboard's server, for which ray.init would wait a second, though nobody looks at it."""
-    private: Any = ray._private  # noqa: SLF001  there is no public way: include_dashboard=False starts it emptier
-    start = private.services.start_api_server
-    private.services.start_api_server = lambda *_, **__: (None, None)  # as where it cannot start
+def _without_idle_servers() -> Iterator[None]:
+    """Start none of the servers that nobody asks in a local session; starting them takes seconds of two cores.
+
+    The dashboard's, for which ray.init would wait although it shows nothing (include_dashboard=False starts it all
+    the same), the autoscaler's monitor, and the one that copies workers' logs to the driver.
+    """
+    private: Any = ray._private  # noqa: SLF001  there is no public way
+    places = [
+        (private.services, "start_api_server", lambda *_, **__: (None, None)),  # as where it fails, which is no error
+        (private.node.Node, "start_monitor", lambda _: None),
+        (private.node.Node, "start_log_monitor", lambda _: None),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, nothing in places:
+        setattr(owner, name, nothing)
     try:
         yield
     finally:
-        private.services.start_api_server = start
+        for (owner, name, _), start in zip(places, before, strict=True):
+            setattr(owner, name, start)
 
 
 def _start_session(cores: int, quiet: dict[str, Any]) -> None:
@@ -213,7 +224,7 @@ def _start_session(cores: int, quiet: dict[str, Any]) -> None:
     preloaded = {} if GPUS.exists() else {"preload_python_modules": ["workers.training"]}
     is_new = not TOKEN_FILE.exists()
     try:
-        with without_credentials(), _handlers_kept(), _in_their_own_groups(), _without_api_server():
+        with without_credentials(), _handlers_kept(), _in_their_own_groups(), _without_idle_servers():
             ray.init(
                 address="local",
                 num_cpus=cores,
