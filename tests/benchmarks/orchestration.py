@@ -6,10 +6,11 @@
 
 The real loop, state machine, store and executor; a trainer whose outcome, a made-up curve of ten epochs, is there
 at once. Wall time, so what the workers do on the same cores counts too; "here" is what the coordinator's process
-computes for one. ``valid`` candidates come from a list that costs nothing to draw or check; ``classic`` ones are drawn
-and checked as ever, about 18 draws for one that is valid, and a search of them ends at a tenth of the others' number.
-Every search is a process of its own, and the rounds go round all of them. Resident memory is the coordinator's (on
-SQLite its caches included): what it had when all was imported and the workers were up, and what came on top.
+computes for one, "all" what it, Ray's processes and Postgres do together: on a machine with other work to do they
+say more than the wall time. ``valid`` candidates come from a list that costs nothing to draw or check; ``classic``
+ones are drawn and checked as ever, about 18 draws for one that is valid, and a search of them ends at a tenth of the
+others' number. Every search is a process of its own, and the rounds go round all of them. Resident memory is the
+coordinator's (on SQLite its caches included): when all was imported and the workers were up, and what came on top.
 """
 
 import argparse
@@ -25,11 +26,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import psutil
+from sqlalchemy import Engine
 
 from search.candidates import Measurement, Outcome
 from search.run import Drawn, Executor, Progress, Run, StopRequest, judge_with
@@ -80,17 +84,39 @@ def resident_mib() -> float:
     return pages * 4096 / 2**20
 
 
+def server_of(engine: Engine) -> list[psutil.Process]:
+    """The process of the Postgres server, whose children the others are; none for SQLite."""
+    if engine.dialect.name != "postgresql":
+        return []
+    with engine.connect() as connection:
+        backend = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    parent = psutil.Process(backend).parent()
+    return [parent] if parent else []
+
+
+def computed_s(roots: Sequence[psutil.Process]) -> float:
+    """Processor seconds of processes and all that come from them, as far as those are there."""
+    total = 0.0
+    for process in [each for root in roots for each in (root, *root.children(recursive=True))]:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 class Checkpoints:
     """Seconds, draws and memory when so many candidates had been recorded."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, others: Sequence[psutil.Process]) -> None:
+        self.roots = [psutil.Process(), *others]
         self.left = [number for number in (10**power for power in range(2, 9)) if number < most] + [most]
         self.seen: list[dict[str, float]] = []
         self.start()
 
     def start(self) -> None:
         """From now on."""
-        self.began, self.computed, self.resident = time.perf_counter(), time.process_time(), resident_mib()
+        self.began, self.resident = time.perf_counter(), resident_mib()
+        self.here, self.all = time.process_time(), computed_s(self.roots)
 
     def __call__(self, progress: Progress) -> None:
         while self.left and progress.counts.completed >= self.left[0]:
@@ -100,7 +126,8 @@ class Checkpoints:
                     "completed": progress.counts.completed,
                     "drawn": progress.counts.drawn,
                     "seconds": time.perf_counter() - self.began,
-                    "computed": time.process_time() - self.computed,
+                    "here": time.process_time() - self.here,
+                    "all": computed_s(self.roots) - self.all,
                     "resident": resident_mib(),
                 }
             )
@@ -125,7 +152,7 @@ def search(draws: str, url: str, executor_name: str, most: int, *, profile: bool
         limits = Limits(candidates=target, max_completed=None if draws == "valid" else most)
         store = SqlStore.open(engine, "nothing", SETTINGS, target)
         store.join()
-        checkpoints = Checkpoints(most)
+        checkpoints = Checkpoints(most, server_of(engine))
         run = Run(store, executor, JUDGES[draws], limits, StopRequest(), checkpoints)
         while not run._machine.training and not run._ended:  # until the workers are up
             run.turn()
@@ -176,8 +203,8 @@ def main() -> None:
                 )
                 found[kind].append(json.loads(answer.stdout.splitlines()[-1]))
                 path.unlink(missing_ok=True)
-    print("| draws | database | executor | completed | ms each, median (min to max) | here | µs a draw | MiB |")
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| draws | database | executor | completed | ms each, median (min to max) | here | all | µs a draw | MiB |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for kind, searches in found.items():
         for line in lines(searches):
             print(f"| {' | '.join(kind)} | {line} |")
@@ -192,14 +219,18 @@ def lines(searches: list[dict[str, Any]]) -> Iterator[str]:
         def each(what: str, per: str, same: Any = same) -> list[float]:
             return [(after[what] - before[what]) / max(1, after[per] - before[per]) for before, after in same]
 
-        wall, computed = ([1e3 * s for s in each(what, "completed")] for what in ("seconds", "computed"))
+        wall, here, all_ = ([1e3 * s for s in each(what, "completed")] for what in ("seconds", "here", "all"))
+        draw_us = 1e6 * statistics.median(each("seconds", "drawn"))
         grown = statistics.median(after["resident"] for _, after in same) - base
-        completed = statistics.median(after["completed"] for _, after in same)
-        yield (
-            f"{completed:,.0f} | {statistics.median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f}) "
-            f"| {statistics.median(computed):.2f} | {1e6 * statistics.median(each('seconds', 'drawn')):.0f} "
-            f"| {base:.0f} + {grown:.0f}"
+        cells = (
+            f"{statistics.median(after['completed'] for _, after in same):,.0f}",
+            f"{statistics.median(wall):.2f} ({min(wall):.2f} to {max(wall):.2f})",
+            f"{statistics.median(here):.2f}",
+            f"{statistics.median(all_):.2f}",
+            f"{draw_us:.0f}" if any(each("drawn", "completed")) else "-",
+            f"{base:.0f} + {grown:.0f}",
         )
+        yield " | ".join(cells)
 
 
 if __name__ == "__main__":
