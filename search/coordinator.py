@@ -152,6 +152,11 @@ class Coordinator:
         """Why the run is about to end, once it is."""
         return self._stop.why if self._stop else None
 
+    @property
+    def is_anyone_idle(self) -> bool:
+        """Whether a worker has nothing but what is yet to be given to it."""
+        return any(worker.batches and not worker.batches[0].submitted for worker in self._workers.values())
+
     def step(self, event: Event, now: float) -> list[Command]:
         """Take in one event at ``now`` (seconds, monotonic); what to do next, in order."""
         if self._ended:

@@ -36,6 +36,7 @@ from search.messages import (
     Tick,
     WorkerEvent,
     WorkerLost,
+    WorkerTime,
 )
 from search.settings import Limits
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25  # seconds; how late a signal, a deadline or the display may be
 RECORD_S = 1.0  # seconds between writes of results
-DISPATCH_S = 0.1  # seconds between writes for dispatch; a worker has a batch queued meanwhile
+DISPATCH_S = 0.1  # seconds between writes for dispatch, while every worker has something to do meanwhile
 ASK_S = 2.0  # seconds after which the store is asked even if there is nothing to record, for a stop from elsewhere
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 15.0  # seconds between tries to reach a database that is away
 DRAWS = 1_024  # indices that one transaction draws
@@ -89,6 +90,11 @@ class Executor(Protocol):
     @property
     def workers(self) -> int:
         """How many candidates can be in training at once."""
+        ...
+
+    @property
+    def worked(self) -> WorkerTime:
+        """What all workers so far have done with their time, those that were lost included."""
         ...
 
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
@@ -138,6 +144,7 @@ class News:
     started: list[Task] = field(default_factory=list)
     attempts: list[tuple[Task, AttemptEnding, str]] = field(default_factory=list)  # ended; the candidate stays open
     outcomes: list[tuple[Task, Outcome]] = field(default_factory=list)  # ended, with its candidate
+    worked: WorkerTime = WorkerTime()  # what this coordinator's workers have done so far, over all of its run
 
     def __bool__(self) -> bool:
         return bool(self.dispatched or self.started or self.attempts or self.outcomes)
@@ -212,6 +219,7 @@ class Progress:
     ended: int  # candidates that ended in this run
     stopping: str | None  # why the run is about to end
     away: Away | None = None
+    worked: WorkerTime = WorkerTime()  # by what was recorded last
 
 
 class StopRequest:
@@ -290,11 +298,13 @@ class Run:
         self._answers: list[Event] = []  # to the machine, for the next turn
         self._news = News()
         self._submits: list[Submit] = []  # until their attempts are recorded
+        self._is_urgent = False  # there is news of an isolated task
         self._wanted = 0  # candidates that the machine asked for, and did not get yet
         self._replaced: set[int] = set()  # workers, in this turn
         self._outage = Outage(limits.db_outage_limit_s, jitter)
         self._end: End | None = None
         self._ended = 0
+        self._worked = WorkerTime()
         self._stop_by: float | None = None  # once it was asked to
 
     def __call__(self) -> str | None:
@@ -313,7 +323,7 @@ class Run:
         """Hear what happened, decide, and carry it out; the end, once it has come. Raises Stopped."""
         answers, self._answers = self._answers, []
         is_waiting = not answers and not (self._wanted and self._outage.cause is None)
-        heard = self._executor.poll(POLL_S if is_waiting else 0)
+        heard = self._executor.poll(min(POLL_S, self._due_in_s()) if is_waiting else 0)
         events: list[Event] = [*answers, *heard, *self._stops(), Tick()]
         self._replaced.clear()
         for event in events:
@@ -323,7 +333,7 @@ class Run:
                 self._unqueue(event.worker)
             for command in self._machine.step(event, self._clock()):
                 self._do(command)
-        if self._end is None and self._is_due() and self._outage.may_try(self._clock()):  # at the end, finish does it
+        if self._end is None and not self._due_in_s():  # at the end, finish does it
             self._write()
         if self._end is None and self._wanted and self._outage.may_try(self._clock()):
             self._claim()
@@ -369,10 +379,12 @@ class Run:
                 self._executor.avoid(node, why)
             case RecordStart(task):
                 self._news.started.append(task)
+                self._is_urgent = self._is_urgent or task.isolated
             case RecordAttempt(task, ending, detail):
                 self._news.attempts.append((task, ending, detail))
             case Record(task, outcome):
                 self._news.outcomes.append((task, outcome))
+                self._is_urgent = self._is_urgent or task.isolated
                 self._ended += 1
             case End():
                 self._end = command
@@ -388,15 +400,20 @@ class Run:
 
     # -------------------------------------------------- the store
 
-    def _is_due(self) -> bool:
-        told = (*self._news.started, *(task for task, _ in self._news.outcomes))
-        if any(task.isolated for task in told):  # a coordinator that is lost before it says so blames it wrongly
-            return True
+    def _due_in_s(self) -> float:
+        """Seconds until it is time to write."""
+        if self._outage.cause is not None and not self._outage.may_try(self._clock()):
+            return POLL_S
+        if self._is_urgent:  # a coordinator that is lost before it says so blames it wrongly
+            return 0.0
+        if self._submits and self._machine.is_anyone_idle:
+            return 0.0
         wait = DISPATCH_S if self._submits else RECORD_S if self._news else ASK_S
-        return self._clock() - self._wrote >= wait
+        return max(0.0, self._wrote + wait - self._clock())
 
     def _write(self) -> bool:
         """Record what came in since the last time, then give the workers what was to be dispatched."""
+        self._news.worked = self._executor.worked
         try:
             reply = self._store.record(self._news)
         except DatabaseAway as error:
@@ -404,7 +421,8 @@ class Run:
             return False
         self._outage.over()
         self._counts, self._best, self._wrote = reply.counts, reply.best, self._clock()
-        self._news, submits, self._submits = News(), self._submits, []
+        self._worked = self._news.worked
+        self._news, submits, self._submits, self._is_urgent = News(), self._submits, [], False
         counts, accuracy = reply.counts, reply.best.val_accuracy if reply.best else 0.0
         self._answers.append(Recorded(counts.completed, accuracy, counts.open, counts.drawn < counts.target))
         if reply.lost:
@@ -457,4 +475,5 @@ class Run:
             self._ended,
             self._machine.stopping,
             self._outage.told(self._clock(), len(self._news.outcomes)),
+            self._worked,
         )

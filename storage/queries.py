@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql
 
 from search.candidates import CHARGED, Interruption, Status, charges_of_losses
 from search.errors import DatabaseLost, SettingsError, UnknownSearch, quoted
+from search.messages import WorkerTime
 from search.run import Best, Counts
 from search.settings import SearchSettings
 from storage import schema
@@ -200,6 +201,13 @@ def standing(connection: Connection, search_id: int) -> Standing:
 
 
 # ------------------------------------------------------------------ coordinators
+
+
+def worked(connection: Connection, search_id: int) -> WorkerTime:
+    """What the workers of all runs of a search have done with their time; zeros where none has told."""
+    sums = (sa.func.coalesce(sa.func.sum(column), 0.0) for column in (coordinator.c.worker_s, coordinator.c.training_s))
+    ready_s, training_s = connection.execute(sa.select(*sums).where(coordinator.c.search_id == search_id)).one()
+    return WorkerTime(ready_s, training_s)
 
 
 def now(connection: Connection) -> datetime:

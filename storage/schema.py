@@ -41,7 +41,7 @@ from sqlalchemy import (
 
 from search.candidates import Status
 
-REVISION = "0003"  # what this version reads and writes; the newest file of migrations/versions
+REVISION = "0004"  # what this version reads and writes; the newest file of migrations/versions
 APPLICATION_ID = 0x6E657473  # "nets": marks an SQLite file as netsieve's (PRAGMA application_id)
 
 NO_LAYER = -1  # in a tally: the candidates have no failing layer
@@ -186,6 +186,8 @@ coordinator = Table(
     Column("ending", Text),  # why it ended before the search was finished; NULL: finished, or killed
     Column("versions", JSON(none_as_null=True)),  # of what results depend on, by name; NULL before schema 0003
     Column("stop_asked", Boolean, nullable=False, server_default=false()),  # netsieve stop
+    Column("worker_s", Double),  # seconds since they were ready, summed over its workers; NULL before schema 0004
+    Column("training_s", Double),  # of these, in training
 )
 
 # The open candidates from first_index to before stop_index are one coordinator's, until the lease expires and

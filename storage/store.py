@@ -6,6 +6,7 @@ written under a lease counts only while the lease is held (fencing by epoch), so
 paused, and whose candidates another one took over, changes nothing when it wakes. Time is the database's.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search.candidates import AttemptEnding, Interruption, Outcome, Status
 from search.errors import DatabaseLost, SettingsError
-from search.messages import Task
+from search.messages import Task, WorkerTime
 from search.run import Best, Claims, Counts, News, Reply
 from search.settings import LARGEST_INTEGER, SearchSettings
 from search.sieve import Drawn
@@ -235,7 +236,11 @@ class SqlStore:
             held = set(connection.scalars(sa.select(lease.c.epoch).where(mine).with_for_update()))
             endings = [(task, ending, detail) for task, ending, detail in news.attempts if task.lease in held]
             outcomes = {task: outcome for task, outcome in news.outcomes if task.lease in held}
-            self._record_starts(connection, [task for task in news.started if task.lease in held])
+            ended = {
+                task.index for task in outcomes
+            }  # an end says how often it had begun; an isolated start is charged
+            begun = [task for task in news.started if task.index not in ended or task.isolated]
+            self._record_starts(connection, [task for task in begun if task.lease in held])
             self._record_endings(connection, endings, now)
             self._record_outcomes(connection, outcomes, now)
             self._record_dispatches(connection, [task for task in news.dispatched if task.lease in held], now)
@@ -244,21 +249,19 @@ class SqlStore:
             counts = queries.counts(connection, self._search_id)
             best = queries.best(connection, self._search_id)
             lost = frozenset(task.lease for task in news.tasks) - held
-            return Reply(counts, best, lost, self._sign_of_life(connection, now))
+            return Reply(counts, best, lost, self._sign_of_life(connection, now, **_times(news.worked)))
 
     def _record_starts(self, connection: Connection, tasks: Sequence[Task]) -> None:
-        rows = [{"b_search": self._search_id, "b_index": task.index, "b_begun": task.begun} for task in tasks]
-        if rows:
+        for begun, same in _grouped(tasks, lambda task: task.begun).items():
             connection.execute(
                 candidate.update()
                 .where(
-                    candidate.c.search_id == sa.bindparam("b_search"),
-                    candidate.c.draw_index == sa.bindparam("b_index"),
+                    candidate.c.search_id == self._search_id,
+                    queries.one_of(connection, candidate.c.draw_index, [task.index for task in same]),
                     candidate.c.status == Status.OPEN,
-                    candidate.c.attempts < sa.bindparam("b_begun"),
+                    candidate.c.attempts < begun,
                 )
-                .values(attempts=sa.bindparam("b_begun")),
-                rows,
+                .values(attempts=begun)
             )
         alone = [self._attempt_key(task) for task in tasks if task.isolated]
         if alone:
@@ -291,50 +294,64 @@ class SqlStore:
         ended = {task: outcome for task, outcome in outcomes.items() if task.index in still_open}
         if not ended:
             return
-        columns = _ending(next(iter(ended.values())), now).keys()
-        connection.execute(
-            candidate.update()
-            .where(
-                candidate.c.search_id == sa.bindparam("b_search"),
-                candidate.c.draw_index == sa.bindparam("b_index"),
-                candidate.c.status == Status.OPEN,
-            )
-            .values({"attempts": sa.bindparam("b_begun"), **{name: sa.bindparam(f"b_{name}") for name in columns}}),
-            [
-                {
-                    "b_search": self._search_id,
-                    "b_index": task.index,
-                    "b_begun": task.begun,
-                    **{f"b_{name}": value for name, value in _ending(outcome, now).items()},
-                }
-                for task, outcome in ended.items()
-            ],
-        )
+        self._end_candidates(connection, ended, now)
         kinds = {task: (o.status.value, str(o.reason or ""), NO_LAYER) for task, o in ended.items()}
         changes = Counter(kinds.values())
         changes[Status.OPEN.value, "", NO_LAYER] -= len(ended)
         count_changes(connection, self._search_id, changes, _firsts((kind, task.index) for task, kind in kinds.items()))
-        completed = [self._attempt_key(task) for task, outcome in ended.items() if outcome.reason is None]
-        if completed:
-            connection.execute(attempt.delete().where(_this_attempt()), completed)
+        completed = [task for task, outcome in ended.items() if outcome.reason is None]
+        for number, same in _grouped(completed, lambda task: task.attempt).items():
+            connection.execute(
+                attempt.delete().where(
+                    attempt.c.search_id == self._search_id,
+                    queries.one_of(connection, attempt.c.draw_index, [task.index for task in same]),
+                    attempt.c.number == number,
+                )
+            )
         failed = [(task, o.reason, o.detail or "") for task, o in ended.items() if o.reason is not None]
         self._record_endings(connection, failed, now)
 
-    def _record_dispatches(self, connection: Connection, tasks: Iterable[Task], now: datetime) -> None:
+    def _end_candidates(self, connection: Connection, ended: Mapping[Task, Outcome], now: datetime) -> None:
+        """Fill in the columns of the ends of open candidates; Postgres in one statement (see tests/benchmarks)."""
         rows = [
-            {
-                "search_id": self._search_id,
-                "draw_index": task.index,
-                "number": task.attempt,
-                "epoch": task.lease,
-                "coordinator_id": self._coordinator_id,
-                "isolated": task.isolated,
-                "dispatched_at": now,
-            }
-            for task in tasks
+            {"draw_index": task.index, "attempts": task.begun, **_ending(outcome, now)}
+            for task, outcome in ended.items()
         ]
-        if rows:
-            connection.execute(insert(connection, attempt).on_conflict_do_nothing(), rows)
+        names = list(rows[0])
+        values: Mapping[str, sa.ColumnElement[Any]]
+        if connection.dialect.name == "postgresql":
+            values, parameters = _unnested(rows), None
+        else:
+            values = {name: sa.bindparam(f"b_{name}", type_=candidate.c[name].type) for name in names}
+            parameters = [{f"b_{name}": value for name, value in row.items()} for row in rows]
+        connection.execute(
+            candidate.update()
+            .where(
+                candidate.c.search_id == self._search_id,
+                candidate.c.draw_index == values["draw_index"],
+                candidate.c.status == Status.OPEN,
+            )
+            .values({name: values[name] for name in names[1:]}),
+            parameters,
+        )
+
+    def _record_dispatches(self, connection: Connection, tasks: Sequence[Task], now: datetime) -> None:
+        kinds = _grouped(tasks, lambda task: (task.attempt, task.lease, task.isolated))
+        for (number, epoch, isolated), same in kinds.items():
+            row = {
+                "search_id": candidate.c.search_id,
+                "draw_index": candidate.c.draw_index,
+                "number": sa.literal(number),
+                "epoch": sa.literal(epoch, sa.BigInteger),
+                "coordinator_id": sa.literal(self._coordinator_id, sa.Integer),
+                "isolated": sa.literal(isolated),
+                "dispatched_at": sa.literal(now, attempt.c.dispatched_at.type),
+            }
+            those = sa.select(*row.values()).where(
+                candidate.c.search_id == self._search_id,
+                queries.one_of(connection, candidate.c.draw_index, [task.index for task in same]),
+            )
+            connection.execute(insert(connection, attempt).from_select(list(row), those).on_conflict_do_nothing())
 
     def _attempt_key(self, task: Task) -> dict[str, Any]:
         return {"b_search": self._search_id, "b_index": task.index, "b_number": task.attempt}
@@ -393,12 +410,12 @@ class SqlStore:
                 .values(seen_at=now, ended_at=now, ending=ending)
             )
 
-    def _sign_of_life(self, connection: Connection, now: datetime) -> bool:
-        """Say that this coordinator is at work; whether it was asked to stop."""
+    def _sign_of_life(self, connection: Connection, now: datetime, **times: float) -> bool:
+        """Say that this coordinator is at work, and what its workers did; whether it was asked to stop."""
         row = connection.scalars(
             coordinator.update()
             .where(coordinator.c.id == self._coordinator_id)
-            .values(seen_at=now)
+            .values(seen_at=now, **times)
             .returning(coordinator.c.stop_asked)
         )
         return bool(row.one_or_none())
@@ -493,6 +510,20 @@ def insert_rows(connection: Connection, table: sa.Table, rows: Sequence[dict[str
         ) from error
 
 
+def _unnested(rows: Sequence[Mapping[str, Any]]) -> dict[str, sa.ColumnElement[Any]]:
+    """The columns of rows of candidates as a table of Postgres: a parameter a column, not one a value."""
+    types = {name: candidate.c[name].type for name in rows[0]}
+    sent = {name: sa.Text() if isinstance(kind, sa.JSON) else kind for name, kind in types.items()}
+    arrays = []
+    for name, kind in sent.items():
+        column = [row[name] for row in rows]
+        if kind is not types[name]:
+            column = [None if value is None else json.dumps(value) for value in column]
+        arrays.append(sa.cast(column, postgresql.ARRAY(kind)))
+    table = sa.func.unnest(*arrays).table_valued(*(sa.column(name, kind) for name, kind in sent.items()))
+    return {name: sa.cast(found, types[name]) for name, found in table.render_derived().c.items()}
+
+
 def _for_driver(dialect: sa.Dialect, table: sa.Table, rows: Sequence[dict[str, Any]]) -> Iterator[list[Any]]:
     """The values of rows as the driver takes them, as SQLAlchemy converts those of its own statements."""
     types = [table.c[name].type.dialect_impl(dialect) for name in rows[0]]
@@ -546,6 +577,14 @@ def _tally_of(row: Mapping[str, Any]) -> Change:
     return str(row["status"]), str(row["reason"] or ""), NO_LAYER if row["layer"] is None else row["layer"]
 
 
+def _grouped(tasks: Iterable[Task], key: Callable[[Task], Any]) -> dict[Any, list[Task]]:
+    """Tasks by what they have in common."""
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(key(task), []).append(task)
+    return groups
+
+
 def _this_attempt() -> sa.ColumnElement[bool]:
     return sa.and_(
         attempt.c.search_id == sa.bindparam("b_search"),
@@ -577,6 +616,11 @@ def _gaps(leases: Iterable[Row[Any]], drawn: int) -> Iterator[tuple[int, int]]:
         free = max(free, held.stop_index)
     if drawn > free:
         yield free, drawn
+
+
+def _times(worked: WorkerTime) -> dict[str, float]:
+    """The columns of a coordinator that say what its workers have done."""
+    return {"worker_s": worked.ready_s, "training_s": worked.training_s}
 
 
 def _ending(outcome: Outcome, now: datetime) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from search.candidates import (
     charges_of_losses,
 )
 from search.errors import DatabaseAway, Stopped
-from search.messages import MOST_LOSSES, Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
+from search.messages import MOST_LOSSES, Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady, WorkerTime
 from search.run import Claims, Counts, News, Reply, Run, StopRequest
 from search.settings import Limits
 from search.shapes import Verdict
@@ -119,6 +119,10 @@ class SimulatedExecutor:
     @property
     def workers(self) -> int:
         return len(self.slots)
+
+    @property
+    def worked(self) -> WorkerTime:
+        return WorkerTime()
 
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         if any(isinstance(event, WorkerLost) and event.worker == worker for event in self.late):

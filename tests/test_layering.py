@@ -87,6 +87,11 @@ def test_help_and_questions_load_nothing_slow(command: str, unloaded: set[str]) 
     assert not loaded_by(command) & unloaded
 
 
+def test_a_coordinator_loads_no_torch() -> None:
+    """Its workers do, meanwhile: nor to read MNIST, nor to describe a trainer, nor to start Ray."""
+    assert not loaded_by("import search.cli.launch, workers.deferred, workers.ray_executor") & {"torch", "torchvision"}
+
+
 def test_workers_and_storage_do_not_know_each_other() -> None:
     """Workers return values, and only the coordinator writes."""
     for name, path in MODULES.items():

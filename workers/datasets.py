@@ -7,7 +7,8 @@
 
 Nothing falls back from one to another. ``load`` reads a whole training set once, in the
 coordinator; workers are handed the few thousand images that the recipe names. ``load_test`` reads
-the images that no network is trained or chosen by.
+the images that no network is trained or chosen by. Torch and torchvision take seconds to import and the
+coordinator needs neither, so what needs them imports them: digits, downloads, and what runs in workers.
 """
 
 import contextlib
@@ -20,12 +21,10 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from search.candidates import clean_error
 from search.errors import DataError, quoted
@@ -33,6 +32,10 @@ from search.layers import Shape
 from search.settings import SPLIT_SEED, Recipe
 from search.space import SearchSpace
 from workers.torchvision_on_cpu import import_datasets
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 NAMES = (*TORCHVISION, "digits")
@@ -135,22 +138,26 @@ def require_fit(dataset: Dataset, space: SearchSpace) -> None:
 class Split:
     """What a worker keeps on its device: float32 images from 0 to 1, and int64 labels."""
 
-    train_images: Tensor  # (n, C, H, W)
-    train_labels: Tensor  # (n,)
-    val_images: Tensor  # (m, C, H, W)
-    val_labels: Tensor  # (m,)
+    train_images: "Tensor"  # (n, C, H, W)
+    train_labels: "Tensor"  # (n,)
+    val_images: "Tensor"  # (m, C, H, W)
+    val_labels: "Tensor"  # (m,)
 
 
-def split(dataset: Dataset, recipe: Recipe, device: torch.device | str = "cpu") -> Split:
+def split(dataset: Dataset, recipe: Recipe, device: "torch.device | str" = "cpu") -> Split:
     """The recipe's images, 0.8 for training and the rest for validation, by a fixed permutation."""
+    import torch  # noqa: PLC0415  # takes a second or two
+
     images, labels = tensors(dataset.first(recipe.train_images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
     train, val = order[: recipe.images_for_training], order[recipe.images_for_training :]
     return Split(*(part.to(device) for part in (images[train], labels[train], images[val], labels[val])))
 
 
-def tensors(dataset: Dataset, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+def tensors(dataset: Dataset, device: "torch.device | str" = "cpu") -> "tuple[Tensor, Tensor]":
     """A dataset's images, float32 from 0 to 1 (N, C, H, W), and its labels, int64 (N,)."""
+    import torch  # noqa: PLC0415  # takes a second or two
+
     images = torch.from_numpy(np.array(dataset.images))
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -162,7 +169,8 @@ def tensors(dataset: Dataset, device: torch.device | str = "cpu") -> tuple[Tenso
 
 def _load_digits() -> Dataset:
     """Scikit-learn's digits: 8x8, values 0 to 16; bilinearly resized to 28x28 and scaled to 0..1."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415  # takes a second, and is rarely needed
+    import torch  # noqa: PLC0415  # takes a second or two
+    from sklearn.datasets import load_digits  # noqa: PLC0415  # likewise
 
     digits = load_digits()
     small = torch.from_numpy(digits.images).float()[:, None] / 16  # (N, 1, 8, 8)
@@ -188,22 +196,29 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _load_torchvision(name: str, data_dir: Path, *, train: bool) -> Dataset:
-    dataset_class = getattr(import_datasets(), TORCHVISION[name])
     folder = _folder(name, data_dir)
     if _missing(folder):
-        _download(dataset_class, name, data_dir)
+        _download(getattr(import_datasets(), TORCHVISION[name]), name, data_dir)
+    images_file, labels_file = (folder / file for file in (FILES[:2] if train else FILES[2:]))
     try:
-        part = dataset_class(root=str(data_dir), train=train, download=False)
-    except Exception as error:  # noqa: BLE001  # its reader has bare asserts, and lets any error through
+        images, labels = _read_idx(images_file), _read_idx(labels_file)
+    except Exception as error:  # noqa: BLE001  # what is not there, or damaged, shows as a dozen types
         raise DataError(
             f"dataset {name}: the files {', '.join(FILES)} in {folder} cannot be read "
             f"({clean_error(error)}); delete them and let netsieve download them again"
         ) from None
-    images, labels = part.data.numpy(), part.targets.numpy().astype(np.int64)
-    if images.ndim != 3 or images.dtype != np.uint8:
-        file = folder / FILES[0 if train else 2]
-        raise DataError(f"dataset {name}: {file} holds no grey images; delete it to download it again")
-    return Dataset(name if train else f"{name} (test)", images[:, None], labels)
+    if images.ndim != 3 or labels.ndim != 1:
+        raise DataError(f"dataset {name}: {images_file} holds no grey images; delete it to download it again")
+    return Dataset(name if train else f"{name} (test)", images[:, None], labels.astype(np.int64))
+
+
+def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """An array of bytes in the IDX format of the MNIST files (http://yann.lecun.com/exdb/mnist)."""
+    content = np.fromfile(path, np.uint8)
+    if content[:3].tolist() != [0, 0, 8]:
+        raise ValueError(f"{path.name} is no IDX file of bytes")
+    start = 4 + 4 * int(content[3])
+    return content[start:].reshape(content[4:start].view(">u4"))
 
 
 def _download(dataset_class: Any, name: str, data_dir: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from search.candidates import Outcome
-from search.messages import Finished, Started, Task, WorkerEvent, WorkerReady
+from search.messages import Finished, Started, Task, WorkerEvent, WorkerReady, WorkerTime
 
 
 def cores() -> int:
@@ -46,11 +46,18 @@ class InProcessExecutor:
         self._queue: deque[Task] = deque()
         self._training: tuple[Task, Iterator[Outcome | None]] | None = None
         self._events: list[WorkerEvent] = [WorkerReady(0, platform.node())]
+        self._ready_at = time.monotonic()
+        self._training_s = 0.0
 
     @property
     def workers(self) -> int:
         """This process."""
         return 1
+
+    @property
+    def worked(self) -> WorkerTime:
+        """This process trains, or does all the rest of a run meanwhile."""
+        return WorkerTime(time.monotonic() - self._ready_at, self._training_s)
 
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         """Queue a batch."""
@@ -77,7 +84,9 @@ class InProcessExecutor:
             self._events.append(Started(0, task.index, task.attempt))
             return
         task, batches = self._training
+        began = time.monotonic()
         outcome = next(batches)
+        self._training_s += time.monotonic() - began
         if outcome is not None:
             self._training = None
             self._events.append(Finished(0, task.index, outcome, task.attempt))

@@ -1,9 +1,9 @@
 """The executor on Ray: long-lived actors that hold the data and stream back what happens.
 
-The only file that imports ray. An actor prepares its trainer once, then takes batches; one call a
-batch yields ``started`` and ``finished`` for each candidate. Actors never raise for a candidate, so
-an error from Ray means a lost process. Ray restarts and retries nothing by itself (max_restarts=0,
-max_task_retries=0): the coordinator must know what was in training when a process ended.
+The only file that imports ray. An actor prepares its trainer once, then takes batches; one call a batch
+yields an item a candidate, which says that the last one has ended and that the next begins. Actors never
+raise for a candidate, so an error from Ray means a lost process. Ray restarts and retries nothing by itself
+(max_restarts=0, max_task_retries=0): the coordinator must know what was in training when a process ended.
 
 Who is to blame, as ray 2.60 tells it. A process that ends on a healthy node gives ActorDiedError after
 10 ms. A node that leaves in order gives the same error, and its text says so. A node that is cut off, or
@@ -24,6 +24,7 @@ import contextlib
 import functools
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -53,7 +54,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskEr
 
 from search.candidates import FailureReason, Outcome, clean_detail, clean_error
 from search.errors import SettingsError, Stopped
-from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
+from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady, WorkerTime
 from workers.executors import TrainerFactory, cores
 
 FAILED_STARTS = 3  # in a row on one node, before it is left out: the fault is the node's, not a candidate's
@@ -68,6 +69,7 @@ GET_S = 30.0  # for a reply that is already there
 NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
 LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs: with less, that may be why Ray fails
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
+GPUS = Path("/proc/driver/nvidia/gpus")  # where Linux lists them, if there are any
 
 
 RAY_FAILS = (RayError, OSError, RuntimeError, ValueError)  # what Ray's calls raise when a cluster is lost
@@ -191,16 +193,44 @@ def _in_their_own_groups() -> Iterator[None]:
         private.services.ConsolePopen = popen
 
 
+@contextlib.contextmanager
+def _without_idle_servers() -> Iterator[None]:
+    """Start none of the servers that nobody asks in a local session; starting them takes seconds of two cores.
+
+    The dashboard's, for which ray.init would wait although it shows nothing (include_dashboard=False starts it all
+    the same), the autoscaler's monitor, and the one that copies workers' logs to the driver.
+    """
+    private: Any = ray._private  # noqa: SLF001  there is no public way
+    places = [
+        (private.services, "start_api_server", lambda *_, **__: (None, None)),  # as where it fails, which is no error
+        (private.node.Node, "start_monitor", lambda _: None),
+        (private.node.Node, "start_log_monitor", lambda _: None),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, nothing in places:
+        setattr(owner, name, nothing)
+    try:
+        yield
+    finally:
+        for (owner, name, _), start in zip(places, before, strict=True):
+            setattr(owner, name, start)
+
+
 def _start_session(cores: int, quiet: dict[str, Any]) -> None:
-    """A local session, without a dashboard, that ends with this process."""
+    """A local session, without a dashboard, that ends with this process.
+
+    Ray starts a process a core while it starts. Where each is to be a worker, it imports torch by then already.
+    """
+    preloaded = {} if GPUS.exists() else {"preload_python_modules": ["workers.training"]}
     is_new = not TOKEN_FILE.exists()
     try:
-        with without_credentials(), _handlers_kept(), _in_their_own_groups():
+        with without_credentials(), _handlers_kept(), _in_their_own_groups(), _without_idle_servers():
             ray.init(
                 address="local",
                 num_cpus=cores,
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
+                _system_config=preloaded,
                 **quiet,
             )
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
@@ -220,7 +250,7 @@ def connect(address: str | None, workers: int | None) -> None:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        _start_session(max(workers or 1, cores()), quiet)
+        _start_session(workers or cores(), quiet)
         return
     try:
         host, colon, port = address.rpartition(":")
@@ -248,11 +278,21 @@ class Hello:
     complaint: str | None  # why the trainer could not be prepared, as one line
 
 
+@dataclass(frozen=True)
+class Item:
+    """What a worker says between two candidates, and before and after a batch."""
+
+    ended: tuple[int, int, Outcome] | None  # index, attempt and outcome of the candidate that it has trained
+    begins: tuple[int, int] | None  # index and attempt of the one that it trains next
+    worked: WorkerTime  # so far
+
+
 class TrainingActor:
     """One worker process."""
 
     def __init__(self, trainer: TrainerFactory) -> None:
         self._factory = trainer
+        self._training_s = 0.0
 
     def hello(self) -> Hello:
         """Prepare the trainer, and say who is here; a failure is a value, so that its node is known."""
@@ -261,18 +301,27 @@ class TrainingActor:
             self._trainer = self._factory.prepare()
         except Exception as error:  # noqa: BLE001  whatever data and devices raise
             complaint = clean_error(error)
+        self._ready_at = time.monotonic()
         return Hello(version("netsieve"), os.getpid(), ray.get_runtime_context().get_node_id(), complaint)
 
-    def train(self, tasks: list[tuple[int, int, str]]) -> Iterator[tuple[int, int, Outcome | None]]:
-        """Train a batch of (index, attempt, layers): yields the former two with None at a start, the outcome at an end.
+    def train(self, tasks: list[tuple[int, int, str]]) -> Iterator[bytes]:
+        """Train a batch of (index, attempt, layers): yields a pickled Item before, between and after them.
 
-        Raises nothing for a candidate.
+        Raises nothing for a candidate. Bytes are what Ray sends fastest.
         """
+        ended = None
         for index, attempt, layers in tasks:
-            yield index, attempt, None
+            yield self._item(ended, (index, attempt))
+            taken = time.monotonic()
             for outcome in self._trainer.train(layers):
                 if outcome is not None:
-                    yield index, attempt, outcome
+                    ended = index, attempt, outcome
+            self._training_s += time.monotonic() - taken
+        yield self._item(ended, None)
+
+    def _item(self, ended: tuple[int, int, Outcome] | None, begins: tuple[int, int] | None) -> bytes:
+        worked = WorkerTime(time.monotonic() - self._ready_at, self._training_s)
+        return pickle.dumps(Item(ended, begins, worked), pickle.HIGHEST_PROTOCOL)
 
 
 # ------------------------------------------------------------------ the executor
@@ -287,6 +336,14 @@ class _Slot:
     batches: deque[Any] = field(default_factory=deque)  # ObjectRefGenerators, in order
     pid: int | None = None
     node: str = ""  # Ray's id, from the first reply
+    told: WorkerTime = WorkerTime()  # of its process, by the last item
+    told_at: float = 0.0  # monotonic, here
+    is_training: bool = False  # since then
+
+    def worked(self) -> WorkerTime:
+        """Up to now: what it told, and since then by the clock here."""
+        since = time.monotonic() - self.told_at if self.hello is None else 0.0
+        return self.told + WorkerTime(since, since if self.is_training else 0.0)
 
 
 @dataclass(frozen=True)
@@ -315,6 +372,7 @@ class RayExecutor:
         self._bad_nodes: list[str] = []  # where nothing is started any more
         self._complaint = ""  # of the last failed start
         self._doubts: dict[int, _Doubt] = {}
+        self._worked_before = WorkerTime()  # by the workers that are no more
         self._stopped: Stopped | None = None  # to be raised by the next poll
         self._waited_s = 0.0
         self._probed = time.monotonic()
@@ -330,6 +388,11 @@ class RayExecutor:
         return self._plan.workers
 
     @property
+    def worked(self) -> WorkerTime:
+        """What all workers so far have done with their time: each one's until it was lost or released."""
+        return sum((slot.worked() for slot in self._slots.values()), self._worked_before)
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the actors that are up."""
         return [slot.pid for slot in self._slots.values() if slot.pid]
@@ -342,8 +405,9 @@ class RayExecutor:
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         """Queue a batch at an actor: one streaming call. Not at one that is lost, nor at its successor.
 
-        The actor waits until an item is taken before it goes on (a millisecond a candidate): else what it
-        yielded shortly before its process ends is lost, and the wrong candidate is blamed.
+        The actor waits until an item is taken before it goes on: else what it yielded shortly before its process
+        ends is lost, and the wrong candidate is blamed. So an item carries an end and a start, and a candidate waits
+        once.
         """
         if worker in self._doubts:
             return False
@@ -376,19 +440,17 @@ class RayExecutor:
 
     def _drain(self, timeout_s: float, events: list[WorkerEvent]) -> None:
         """Hear sources until none has anything, or for DRAIN_S."""
-        ready = self._ready(timeout_s)
+        ready = self._ready(timeout_s, 1)  # Ray returns with the first one only if no more are asked for
         if not ready:
             self._wait_for_first(timeout_s)
         deadline = time.monotonic() + DRAIN_S
         while ready:
             for worker, source in ready:
-                event = self._hear(worker, source)
-                if event is not None:
-                    events.append(event)
-            ready = self._ready(0.0) if time.monotonic() < deadline else []
+                events += self._hear(worker, source)
+            ready = self._ready(0.0, len(self._slots)) if time.monotonic() < deadline else []
 
-    def _ready(self, timeout_s: float) -> list[tuple[int, Any]]:
-        """Workers of which there is something to hear, each with where; waits for the first."""
+    def _ready(self, timeout_s: float, most: int) -> list[tuple[int, Any]]:
+        """Up to so many workers of which there is something to hear, each with where; waits until it is so many."""
         owner = {}
         for number, slot in self._slots.items():
             if number in self._doubts:  # its loss comes first
@@ -400,25 +462,30 @@ class RayExecutor:
         if not owner:
             time.sleep(timeout_s)
             return []
-        ready, _ = ray.wait(list(owner), num_returns=1, timeout=timeout_s, fetch_local=False)
-        if ready:
-            ready, _ = ray.wait(list(owner), num_returns=len(owner), timeout=0, fetch_local=False)
+        ready, _ = ray.wait(list(owner), num_returns=min(most, len(owner)), timeout=timeout_s, fetch_local=False)
         return [(owner[source], source) for source in ready]
 
-    def _hear(self, worker: int, source: Any) -> WorkerEvent | None:
+    def _hear(self, worker: int, source: Any) -> list[WorkerEvent]:
         slot = self._slots[worker]
         try:
             if source is slot.hello:
                 return self._greet(worker, slot)
-            index, attempt, outcome = ray.get(next(source), timeout=GET_S)
+            item: Item = pickle.loads(ray.get(next(source), timeout=GET_S))  # noqa: S301  our own worker's
         except StopIteration:
             slot.batches.popleft()
-            return None
+            return []
         except RayError as error:
             return self._lose(worker, slot, error)
-        return Started(worker, index, attempt) if outcome is None else Finished(worker, index, outcome, attempt)
+        slot.told, slot.told_at, slot.is_training = item.worked, time.monotonic(), item.begins is not None
+        events: list[WorkerEvent] = []
+        if item.ended:
+            index, attempt, outcome = item.ended
+            events.append(Finished(worker, index, outcome, attempt))
+        if item.begins:
+            events.append(Started(worker, *item.begins))
+        return events
 
-    def _greet(self, worker: int, slot: _Slot) -> WorkerEvent | None:
+    def _greet(self, worker: int, slot: _Slot) -> list[WorkerEvent]:
         hello: Hello = ray.get(slot.hello, timeout=GET_S)
         here = version("netsieve")
         if hello.version != here:
@@ -428,25 +495,25 @@ class RayExecutor:
         if hello.complaint is not None:
             self._count_failed_start(hello.node, hello.complaint)
             self.replace(worker)
-            return None
-        slot.hello, slot.pid, slot.node = None, hello.pid, hello.node
+            return []
+        slot.hello, slot.pid, slot.node, slot.told_at = None, hello.pid, hello.node, time.monotonic()
         self._failed_starts[""] = self._failed_starts[slot.node] = 0
         self._waited_s = 0.0
-        return WorkerReady(worker, slot.node)
+        return [WorkerReady(worker, slot.node)]
 
     # -------------------------------------------------- losing workers
 
-    def _lose(self, worker: int, slot: _Slot, error: RayError) -> WorkerEvent | None:
+    def _lose(self, worker: int, slot: _Slot, error: RayError) -> list[WorkerEvent]:
         started, cause, reason = slot.hello is None, _cause(error), _reason(error)
         self.replace(worker)
         if not started:
             if reason:
                 self._count_failed_start("", cause)
-            return None
+            return []
         if reason is FailureReason.WORKER_DIED:
             self._doubts[worker] = _Doubt(WorkerLost(worker, reason, cause), slot.node, time.monotonic() + DOUBT_S)
-            return None
-        return WorkerLost(worker, reason, cause)
+            return []
+        return [WorkerLost(worker, reason, cause)]
 
     def _decide(self) -> list[WorkerEvent]:
         """Of the workers that ended a moment ago: charged if the node lives, else nobody's fault."""
@@ -539,15 +606,19 @@ class RayExecutor:
 
     def replace(self, worker: int) -> None:
         """Kill an actor and start another in its place."""
-        self._doubts.pop(worker, None)
-        _kill(self._slots[worker].actor)
+        self._end(worker)
         with _translated():
             self._slots[worker] = self._start()
 
     def release(self, worker: int) -> None:
         """Kill an actor."""
+        self._end(worker)
+
+    def _end(self, worker: int) -> None:
         self._doubts.pop(worker, None)
-        _kill(self._slots.pop(worker).actor)
+        slot = self._slots.pop(worker)
+        self._worked_before += slot.worked()
+        _kill(slot.actor)
 
     def close(self) -> None:
         """Kill what is left."""

@@ -10,8 +10,6 @@ never these operators (non-maximum suppression of boxes); calling one would stil
 import importlib
 from types import ModuleType
 
-import torch
-
 
 def import_datasets() -> ModuleType:
     """``torchvision.datasets``."""
@@ -20,6 +18,8 @@ def import_datasets() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
+    import torch  # noqa: PLC0415  # torchvision has imported it by now
+
     for operator in ("nms", "qnms"):
         torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return importlib.import_module("torchvision.datasets")

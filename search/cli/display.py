@@ -145,14 +145,16 @@ def outage(away: Away) -> str:
 
 
 def pace(progress: Progress) -> str:
-    """Candidates a minute, and the time left."""
+    """Candidates a minute, the time left, and how busy the workers are."""
     if not progress.ended or not progress.elapsed_s:
         workers = f"{progress.workers} {'worker' if progress.workers == 1 else 'workers'}"
         return workers if progress.training else f"{workers} starting"
     per_second = progress.ended / progress.elapsed_s
     trainings = trainings_left(progress)
     left = f", about {clock_face(trainings / per_second)} left" if trainings and not progress.stopping else ""
-    return f"{per_second * 60:.1f} candidates a minute{left}"
+    share = progress.worked.training_share
+    busy = "" if share is None else f", {100 * share:.1f} % of worker time spent training"
+    return f"{per_second * 60:.1f} candidates a minute{left}{busy}"
 
 
 def trainings_left(progress: Progress) -> float:

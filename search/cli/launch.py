@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from search.sieve import Drawn, Judge
     from storage.queries import Beside, SearchRow, Standing
     from workers.datasets import Dataset
-    from workers.training import Trainer
 
 
 # ------------------------------------------------------------------ the commands
@@ -351,28 +350,26 @@ def _start_workers(
     options: Options, dataset: "Dataset", settings: SearchSettings, stack: ExitStack
 ) -> "tuple[Executor, SearchSettings]":
     """The executor, and the settings with the device that it trains on. Raises SettingsError, Stopped."""
-    import torch
-
     from workers.datasets import load_test
-    from workers.training import Trainer
+    from workers.deferred import DeferredTrainer
 
     test = load_test(settings.dataset, options.data_dir or default_data_dir()) if settings.test else None
 
-    def trainer(device: str) -> "Trainer":
+    def trainer(device: str) -> DeferredTrainer:
         made = settings.space.rules, settings.recipe, settings.seed, device
-        return Trainer(dataset, *made, test, settings.training_version)
+        return DeferredTrainer(dataset, *made, test, settings.training_version)
 
     executor: Executor
     wanted = "--device cuda" if settings.device == "cuda" else None
     if options.gpus_per_worker is not None:
         wanted = f"--gpus-per-worker {options.gpus_per_worker:g}"
     here = options.ray_address is None or options.workers == 0
-    if wanted and here and not torch.cuda.is_available():
+    if wanted and here and not _sees_gpu():
         raise SettingsError(f"{wanted}: torch sees no GPU here; train with --device cpu, or give --ray-address")
     if options.workers == 0:
         from workers.executors import InProcessExecutor
 
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = settings.device or ("cuda" if _sees_gpu() else "cpu")
         executor = InProcessExecutor(trainer(device))
     else:
         from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
@@ -385,6 +382,13 @@ def _start_workers(
         executor = RayExecutor(trainer(device), workers)
     stack.callback(executor.close)
     return executor, replace(settings, device=device)
+
+
+def _sees_gpu() -> bool:
+    """Whether torch, which takes a second or two to import, sees a GPU in this process."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @contextmanager

@@ -90,6 +90,7 @@ def status(name: str, url: str, style: str) -> None:
         search = queries.require(connection, name)
         standing = queries.standing(connection, search.id)
         best = queries.ranked(connection, search.id, 1)
+        worked = queries.worked(connection, search.id)
     counts = standing.counts
     numbers = {
         "target": counts.target,
@@ -107,6 +108,9 @@ def status(name: str, url: str, style: str) -> None:
         **numbers,
         "best": as_record(best[0]) if best else None,
         "stopped_because": standing.stopped_because,
+        "worker_seconds": round(worked.ready_s, 3),
+        "training_seconds": round(worked.training_s, 3),
+        "training_share": worked.training_share,
     }
 
     def table() -> str:
@@ -115,6 +119,8 @@ def status(name: str, url: str, style: str) -> None:
                 *((key, cell(value)) for key, value in numbers.items())]  # fmt: skip
         if best:
             rows.append(("best", f"accuracy {cell(best[0].val_accuracy)}, index {best[0].index}: {best[0].layers}"))
+        if worked.training_share is not None:
+            rows.append(("workers", f"{100 * worked.training_share:.1f} % of worker time spent training"))
         return "\n".join(f"{key:<10} {value}" for key, value in rows)
 
     print_one(style, record, table)

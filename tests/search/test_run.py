@@ -106,6 +106,26 @@ def test_a_run_draws_sieves_trains_and_records(search: Search) -> None:
     assert all(row.attempts == 1 for row in rows if row.status is not Status.REJECTED)
 
 
+def test_a_run_records_what_its_workers_did(search: Search) -> None:
+    """Of the workers' time, up to the last result: what was in training, and all there was."""
+    shown: list[Progress] = []
+    search.run(show=shown.append)
+    with search.engine.connect() as connection:
+        worked = queries.worked(connection, 1)
+    assert 0 < worked.training_s < worked.ready_s
+    assert shown[-1].worked == worked
+
+
+def test_an_idle_worker_is_given_its_batch_at_once(search: Search, whole: list[queries.CandidateRow]) -> None:
+    """It does not wait for a time to come: the search ends as ever while the clock stands still."""
+    store = search.join(LIMITS.candidates)
+    run = Run(store, InProcessExecutor(search.trainer), judge, LIMITS, StopRequest(), clock=lambda: 7.0)
+    assert any(run.turn() for _ in range(10 * len(whole)))
+    run.finish()
+    store.leave(None)
+    assert search.rows() == whole
+
+
 def test_a_finished_search_trains_nothing_again(search: Search) -> None:
     """Another run finds nothing to do."""
     search.run()

@@ -21,8 +21,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from search.errors import DatabaseAway, DatabaseError, DatabaseLost, Stopped
+from search.messages import WorkerTime
 from storage import engine as engine_module
-from storage import postgres, sqlite
+from storage import postgres, queries, sqlite
 from storage.engine import (
     holds_something,
     open_for_reading,
@@ -202,6 +203,24 @@ def test_an_older_database_is_migrated(older_url: str, next_revision: tuple[Path
     assert "extra" in tables(older_url)
     assert names(older_url) == ["kept"]
     assert upgrade(older_url) == (newer, newer)
+
+
+def test_runs_of_before_schema_0004_told_nothing_of_their_workers(older_url: str) -> None:
+    """The columns come with the upgrade, empty; what those runs did is unknown, which is not an error."""
+    execute(
+        older_url,
+        "ALTER TABLE coordinator DROP COLUMN worker_s",
+        "ALTER TABLE coordinator DROP COLUMN training_s",
+        "UPDATE alembic_version SET version_num = '0003'",
+        "INSERT INTO coordinator (search_id, host, boot_id, pid, pid_started, started_at, seen_at) "
+        "VALUES (1, 'here', 'now', 1, 1, '2026-11-25 12:00:00', '2026-11-25 12:00:00')",
+    )
+    assert upgrade(older_url) == ("0003", REVISION)
+    engine = open_for_reading(older_url)
+    with engine.connect() as connection:
+        assert queries.worked(connection, 1) == WorkerTime()
+        assert queries.worked(connection, 1).training_share is None
+    engine.dispose()
 
 
 def test_a_failed_upgrade_changes_nothing(

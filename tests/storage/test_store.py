@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from search.candidates import FailureReason, Interruption, Measurement, Outcome, RejectionReason, Status
 from search.errors import DatabaseLost, SettingsError
 from search.layer_string import parse
-from search.messages import MOST_LOSSES, Task
+from search.messages import MOST_LOSSES, Task, WorkerTime
 from search.run import News, Reply
 from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
@@ -98,6 +98,25 @@ def test_another_settings_under_the_same_name_is_refused(engine: Engine, store: 
     """A race between two creations is won by the first."""
     with pytest.raises(SettingsError, match="other settings"):
         SqlStore.open(engine, "first", replace(SETTINGS, seed=1), target=100)
+
+
+def test_what_workers_did_is_summed_over_coordinators(engine: Engine) -> None:
+    """Each tells its own sums, again and again; only the last ones count, also after a sign of life without any."""
+
+    def worked() -> WorkerTime:
+        with engine.connect() as connection:
+            return queries.worked(connection, 1)
+
+    one, other = joined(engine), joined(engine)
+    assert worked() == WorkerTime()
+    one.record(News(worked=WorkerTime(10.0, 8.0)))
+    for _ in range(2):
+        one.record(News(worked=WorkerTime(20.0, 18.0)))
+    other.record(News(worked=WorkerTime(5.0, 1.0)))
+    one.renew()
+    one.leave(None)
+    assert worked() == WorkerTime(25.0, 19.0)
+    assert worked().training_share == 0.76
 
 
 def test_a_target_can_only_grow(engine: Engine, store: SqlStore) -> None:

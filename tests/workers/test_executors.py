@@ -9,9 +9,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
+import psutil
 import pytest
 from ray import cloudpickle
 
@@ -20,7 +22,7 @@ from search.errors import SettingsError, Stopped
 from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.run import Executor
 from workers import ray_executor
-from workers.executors import InProcessExecutor
+from workers.executors import InProcessExecutor, TrainerFactory
 from workers.ray_executor import RayExecutor, WorkerPlan, plan
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test
@@ -118,7 +120,7 @@ def ray_workers(session: None) -> Iterator[Callable[..., RayExecutor]]:
     """Executors on Ray, which are closed in the end."""
     made: list[RayExecutor] = []
 
-    def make(workers: int = 1, factory: Factory | None = None, gpus: float = 0.0) -> RayExecutor:
+    def make(workers: int = 1, factory: TrainerFactory | None = None, gpus: float = 0.0) -> RayExecutor:
         made.append(RayExecutor(factory or Factory(), WorkerPlan("cuda" if gpus else "cpu", workers, gpus)))
         return made[-1]
 
@@ -200,6 +202,27 @@ def test_replacing_forgets_events_that_nobody_heard(executor: Executor) -> None:
     hear_nothing(executor)
 
 
+def test_a_worker_measures_what_it_does_with_its_time(executor: Executor) -> None:
+    """Training counts while it lasts, all else is waiting; a worker that is replaced takes nothing away."""
+    waited = executor.worked
+    executor.submit(0, tasks(1, "slow:0.3", "hang"))
+    hear(executor, lambda events: Started(0, 2, 0) in events)
+    trained = executor.worked
+    assert waited.training_s == 0
+    assert 0.3 <= trained.training_s <= trained.ready_s - waited.ready_s
+    hear_nothing(executor)
+    assert executor.worked.training_s > trained.training_s + QUIET_S / 2  # it hangs: in training
+    executor.replace(0)
+    replaced = executor.worked
+    hear(executor, lambda events: WorkerReady(0) in events)
+    hear_nothing(executor)
+    executor.release(0)
+    worked = executor.worked
+    assert worked.training_s == pytest.approx(replaced.training_s, abs=0.1)
+    assert worked.ready_s >= replaced.ready_s + QUIET_S
+    executor.close()
+
+
 def test_a_released_worker_is_silent(executor: Executor) -> None:
     """After ``release`` nothing comes any more, neither of what was training nor of what was queued."""
     executor.submit(0, tasks(1, "slow:0.2", "ok"))
@@ -250,6 +273,34 @@ def wait_for_the_end_of(pid: int) -> None:
 def of_worker(number: int, events: list[WorkerEvent]) -> list[WorkerEvent]:
     """The events of one worker, in order."""
     return [event for event in events if event.worker == number]
+
+
+@dataclass(frozen=True)
+class Preloaded:
+    """Made only where torch is there already."""
+
+    def prepare(self) -> Told:
+        """Raises if it still has to be imported."""
+        if "workers.training" not in sys.modules:
+            raise OSError("workers.training is not imported")
+        return Told()
+
+
+@pytest.mark.ray
+def test_a_local_session_imports_torch_while_it_starts(ray_workers: Callable[..., RayExecutor]) -> None:
+    """Its processes have what a trainer needs, before they are told which one they are."""
+    assert hear_many(ray_workers(1, Preloaded()), 1) == [WorkerReady(0)]
+
+
+@pytest.mark.ray
+def test_a_local_session_starts_no_server_that_nobody_asks(session: None) -> None:
+    """The store's and the scheduler's are there; no dashboard, no autoscaler, nobody who copies logs."""
+    commands = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile
+            commands.append(" ".join(child.cmdline()))
+    assert any("gcs_server" in command for command in commands)
+    assert not any(name in command for command in commands for name in ("dashboard.py", "monitor.py"))
 
 
 @pytest.mark.ray

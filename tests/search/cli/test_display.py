@@ -3,11 +3,13 @@
 import io
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from search.cli.display import Display, clock_face, log_line, pace, share_done, trainings_left
+from search.messages import WorkerTime
 from search.run import Best, Counts, Progress
 from tests.terminal import Terminal
 
@@ -60,6 +62,11 @@ def test_a_log_line_says_it_all() -> None:
         "1:00  drawn 600 of 1,000, rejected 400, training 2, done 80, failed 2, best 0.9528; "
         "41.0 candidates a minute, about 2:04 left"
     )
+
+
+def test_the_pace_says_how_busy_the_workers_are() -> None:
+    """Once they have told."""
+    assert pace(replace(HALF, worked=WorkerTime(200.0, 197.4))).endswith(", 98.7 % of worker time spent training")
 
 
 def test_time_left_counts_what_is_still_to_be_drawn() -> None:

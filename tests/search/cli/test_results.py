@@ -21,7 +21,9 @@ Cli = Callable[..., Result]
 Ask = Callable[..., Any]
 
 COUNTS = ["target", "drawn", "distinct", "repeats", "rejected", "completed", "failed", "open"]
-STATUS_KEYS = ["name", "state", *COUNTS, "best", "stopped_because"]
+STATUS_KEYS = [
+    "name", "state", *COUNTS, "best", "stopped_because", "worker_seconds", "training_seconds", "training_share",
+]  # fmt: skip
 CANDIDATE_KEYS = [
     "index", "layers", "status", "reason", "layer", "parameters", "macs",
     "train_loss", "val_loss", "val_accuracy", "epochs", "seconds", "attempts",
@@ -123,6 +125,16 @@ def test_status_of_a_finished_search(ask: Ask) -> None:
     assert (status["name"], status["state"], status["target"], status["drawn"]) == ("first", "finished", 60, 60)
     assert (status["open"], status["stopped_because"]) == (0, None)
     assert status["best"] == ask("top", "first", "-n", 1)[0]
+
+
+def test_status_says_how_much_of_the_workers_time_was_training(cli: Cli, ask: Ask, searched: Path) -> None:
+    """Of all runs of the search, in numbers and in words."""
+    status = ask("status", "first")
+    assert 0 < status["training_seconds"] < status["worker_seconds"]
+    share = status["training_seconds"] / status["worker_seconds"]
+    assert status["training_share"] == pytest.approx(share, abs=0.01)
+    table = cli("status", "first", "--db", f"sqlite:///{searched}").stdout
+    assert f"workers    {100 * status['training_share']:.1f} % of worker time spent training" in table
 
 
 def test_status_of_a_stopped_search(cli: Cli, ask: Ask, searched: Path) -> None:
