@@ -1,0 +1,219 @@
+"""A search on thousands of workers in simulated time: the real run and state machine, modelled workers and store.
+
+Nothing sleeps and nothing trains. What a training takes comes from a table, what messages and rows cost from
+``Prices``; the clock moves by these only, so a run of an hour on 10,000 workers is simulated in minutes.
+``scale.py`` measures with it. Not covered: anything that fails; ``tests/simulator.py`` is for that.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from search.candidates import Measurement, Outcome
+from search.coordinator import Coordinator
+from search.messages import Event, Finished, Started, Task, WorkerEvent, WorkerReady
+from search.run import Claims, Counts, Drawn, News, Reply, Run, StopRequest
+from search.settings import Limits
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Seconds of the coordinator's time."""
+
+    item_s: float = 400e-6  # an item of a stream, and what the state machine does with it
+    call_s: float = 600e-6  # a batch given to a worker
+    wait_s: float = 2e-6  # a look at what is ready, for each worker
+    commit_s: float = 3e-3  # a write
+    dispatch_s: float = 30e-6  # an attempt written
+    result_s: float = 50e-6  # an outcome written
+    claim_s: float = 2e-3  # a claim
+    claimed_s: float = 20e-6  # a candidate of it
+    draw_s: float = 40e-6  # a candidate drawn, checked and written
+    travel_s: float = 1e-3  # from the coordinator to a worker; nobody computes meanwhile
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class Worker:
+    queue: deque[Task] = field(default_factory=deque)
+    training: Task | None = None
+    busy_s: float = 0.0
+    ended: float = 0.0  # its last training
+
+
+class Fleet:
+    """An executor whose workers train for as long as a table says.
+
+    A worker goes on once what it said is heard, as Ray's streams have it here (``RayExecutor.submit``).
+    """
+
+    def __init__(self, clock: Clock, workers: int, seconds: Callable[[Task], float], prices: Prices) -> None:
+        self.clock, self.seconds, self.prices = clock, seconds, prices
+        self.slots = [Worker() for _ in range(workers)]
+        self._order = count()
+        self._coming: list[tuple[float, int, WorkerEvent]] = []
+        for number in range(workers):
+            self._say(0.0, WorkerReady(number, f"node{number // 64}"))
+        self.heard = 0
+
+    @property
+    def workers(self) -> int:
+        return len(self.slots)
+
+    def _say(self, at: float, event: WorkerEvent) -> None:
+        heapq.heappush(self._coming, (at, next(self._order), event))
+
+    def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
+        self.clock.pass_by(self.prices.call_s)
+        slot = self.slots[worker]
+        slot.queue.extend(tasks)
+        if slot.training is None:
+            self._next(worker)
+        return True
+
+    def _next(self, worker: int) -> None:
+        slot = self.slots[worker]
+        slot.training = slot.queue.popleft() if slot.queue else None
+        if slot.training:
+            at = self.clock.now + self.prices.travel_s
+            self._say(at, Started(worker, slot.training.index, slot.training.attempt))
+
+    def poll(self, timeout_s: float) -> list[WorkerEvent]:
+        clock = self.clock
+        clock.pass_by(self.prices.wait_s * len(self.slots))
+        if not self._coming or self._coming[0][0] > clock.now + timeout_s:
+            clock.pass_by(timeout_s)
+            return []
+        clock.now = max(clock.now, self._coming[0][0])
+        events = []
+        until = clock.now
+        while self._coming and self._coming[0][0] <= until:
+            _, _, event = heapq.heappop(self._coming)
+            clock.pass_by(self.prices.item_s)
+            events.append(event)
+            self._heard(event)
+        self.heard += len(events)
+        return events
+
+    def _heard(self, event: WorkerEvent) -> None:
+        if isinstance(event, Started):
+            slot = self.slots[event.worker]
+            assert slot.training is not None
+            seconds = self.seconds(slot.training)
+            slot.busy_s += seconds
+            slot.ended = self.clock.now + self.prices.travel_s + seconds
+            outcome = Outcome((Measurement(1, 1.0, 1.0, 0.5),), seconds)
+            self._say(slot.ended, Finished(event.worker, event.index, outcome, event.attempt))
+        elif isinstance(event, Finished):
+            self._next(event.worker)
+
+    def replace(self, worker: int) -> None:
+        raise AssertionError("nothing fails here")
+
+    def avoid(self, node: str, why: str) -> None:
+        raise AssertionError("nothing fails here")
+
+    def release(self, worker: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Shelf:
+    """A store of one coordinator, in memory."""
+
+    def __init__(self, clock: Clock, target: int, prices: Prices) -> None:
+        self.clock, self.target, self.prices = clock, target, prices
+        self.drawn = self.completed = self.rejected = self.claims = 0
+        self.open: deque[Drawn] = deque()
+        self.leased = 0
+
+    def extend(self, count: int, judge: Callable[[int, int], Sequence[Drawn]]) -> int:
+        stop = min(self.drawn + count, self.target)
+        self.clock.pass_by(self.prices.draw_s * (stop - self.drawn))
+        for drawn in judge(self.drawn, stop):
+            if drawn.verdict.valid:
+                self.open.append(drawn)
+            else:
+                self.rejected += 1
+        self.drawn = stop
+        return self.target - stop
+
+    def claim(self, count: int, held: Collection[int]) -> Claims:
+        given = [self.open.popleft() for _ in range(min(count, len(self.open)))]
+        self.clock.pass_by(self.prices.claim_s + self.prices.claimed_s * len(given))
+        self.claims += 1
+        self.leased += len(given)
+        tasks = tuple(Task(d.index, d.layers, d.verdict.macs or 0, self.claims) for d in given)
+        return Claims(tasks, open_elsewhere=len(given) >= count)
+
+    def record(self, news: News) -> Reply:
+        rows = self.prices.dispatch_s * len(news.dispatched) + self.prices.result_s * len(news.outcomes)
+        self.clock.pass_by(self.prices.commit_s + rows)
+        self.completed += len(news.outcomes)
+        self.leased -= len(news.outcomes)
+        return Reply(self.counts(), None, frozenset(), stop_asked=False)
+
+    def counts(self) -> Counts:
+        is_open = len(self.open) + self.leased
+        return Counts(self.target, self.drawn, self.rejected, self.completed, 0, is_open)
+
+    def best(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a simulated search went."""
+
+    seconds: float  # to the last training's end
+    trained: int
+    busy: float  # share of the workers' time in training
+    tail_s: float  # that a worker is idle at the end, on average
+    heard: int  # items
+
+
+def run(
+    workers: int,
+    judge: Callable[[int, int], Sequence[Drawn]],
+    target: int,
+    seconds: Callable[[Task], float],
+    prices: Prices,
+    max_time_s: float | None = None,
+    step: Callable[[Coordinator, Event, float], object] | None = None,
+) -> Ran:
+    """One search of ``target`` draws, or ``max_time_s`` of it."""
+    clock = Clock()
+    fleet, shelf = Fleet(clock, workers, seconds, prices), Shelf(clock, target, prices)
+    limits = replace(Limits(), max_time_s=max_time_s)
+    search = Run(shelf, fleet, judge, limits, StopRequest(), clock=clock, sleep=clock.pass_by, jitter=lambda: 0.5)
+    if step:
+        machine = search._machine
+        machine.step = lambda event, now: step(machine, event, now)  # type: ignore[method-assign, assignment, return-value]
+    if max_time_s is None:
+        search()
+        end = max(slot.ended for slot in fleet.slots)
+    else:
+        while clock.now < max_time_s:
+            search.turn()
+        end = clock.now
+    busy = sum(slot.busy_s for slot in fleet.slots)
+    tail = sum(end - slot.ended for slot in fleet.slots) / workers
+    return Ran(end, shelf.completed, busy / workers / end, tail, fleet.heard)
+
+
+def total(values: Iterable[float]) -> float:
+    return sum(values)
