@@ -515,7 +515,7 @@ class Coordinator:
         busy = sum(map(len, self._ready[1:]))
         if busy == 1 and self._is_isolated(next(chain(*self._ready[1:]))):
             return []
-        idle = list(islice(self._ready[0], len(self._pool)))
+        idle = list(islice(self._ready[0], len(self._pool))) if self._ready[0] else []
         commands: list[Command] = [self._submit(number, self._next_batch()) for number in idle if self._pool]
         commands += self._queue(now)
         if self._pool or busy or commands:
@@ -530,7 +530,8 @@ class Coordinator:
     def _queue(self, now: float) -> list[Command]:
         """Second batches, but those that are still starting come first, and what must be alone is not queued."""
         commands: list[Command] = []
-        if len(self._pool) <= len(self._starting) or (self._ending and now < self._look_at):
+        is_soon = self._ending and now < self._look_at
+        if is_soon or not self._ready[1] or len(self._pool) <= len(self._starting):
             return commands
         self._look_at = now + LOOK_S
         for number in list(self._ready[1]):

@@ -6,7 +6,7 @@
 The first distinct valid candidates of the classic space, seed 0, train for an epoch by the real trainer on one
 thread, all of them in turn, in several rounds; a candidate's cost is its least processor time over the rounds, so
 that what else runs on the machine hardly counts. Then formulas of the shape trace are fitted by least squares of
-relative errors, and judged on candidates that the fit did not see (ten folds). Not covered: GPUs.
+the errors' logarithms, and judged on candidates that the fit did not see (ten folds). Not covered: GPUs.
 """
 
 import argparse
@@ -87,49 +87,53 @@ def features(layers: str) -> dict[str, float]:
     verdict = check(architecture, CLASSIC.rules)
     assert verdict.macs is not None
     assert verdict.parameters is not None
-    inputs, outputs = verdict.shapes[:-1], verdict.shapes[1:]
     kinds = Counter(layer.kind for layer in architecture)
-    steps = list(zip(architecture, inputs, outputs, strict=True))
-    first = next((i for i, (layer, *_) in enumerate(steps) if layer.kind in ("conv", "batchnorm")), len(steps))
+    steps = list(zip(architecture, verdict.shapes, strict=False))  # each with its input; the last is the classifier's
     return {
         "macs": verdict.macs,
-        "macs of a first conv": steps[0][0].macs(inputs[0]) if first == 0 else 0,
         "1": 1,
         "layers": len(architecture),
         "elements": sum(shape.elements for shape in verdict.shapes),
         "parameters": verdict.parameters,
         **{f"{kind}s": kinds[kind] for kind in KINDS},
-        **{f"elements into {kind}s": sum(i.elements for a, i, _ in steps if a.kind == kind) for kind in KINDS},
-        **{f"elements out of {kind}s": sum(o.elements for a, _, o in steps if a.kind == kind) for kind in KINDS},
+        **{f"elements into {k}s": sum(shape.elements for layer, shape in steps if layer.kind == k) for k in KINDS},
     }
 
 
+ALL_KINDS = tuple(f"{kind}s" for kind in KINDS)
+INTO_KINDS = tuple(f"elements into {kind}s" for kind in KINDS)
 FORMULAS: dict[str, tuple[str, ...]] = {
-    "macs": ("macs",),
-    "macs, 1": ("macs", "1"),
-    "macs, layers": ("macs", "1", "layers"),
-    "macs, elements": ("macs", "1", "elements"),
-    "elements, layers": ("1", "layers", "elements"),
-    "macs, elements, layers": ("macs", "1", "layers", "elements"),
-    "macs, elements, layers, parameters": ("macs", "1", "layers", "elements", "parameters"),
-    "macs, elements, kinds": ("macs", "1", "elements", *(f"{kind}s" for kind in KINDS)),
-    "macs, elements by kind, layers": ("macs", "1", "layers", *(f"elements into {kind}s" for kind in KINDS)),
-    "macs, elements by kind, kinds": ("macs", "1", *(f"{k}s" for k in KINDS), *(f"elements into {k}s" for k in KINDS)),
+    "multiply-adds, 1": ("macs", "1"),
+    "multiply-adds, 1, layers": ("macs", "1", "layers"),
+    "multiply-adds, 1, convs": ("macs", "1", "convs"),  # what search/coordinator.py takes
+    "multiply-adds, 1, layers by kind": ("macs", "1", *ALL_KINDS),
+    "multiply-adds, 1, layers by kind, parameters": ("macs", "1", *ALL_KINDS, "parameters"),
+    "elements, 1, layers": ("elements", "1", "layers"),
+    "multiply-adds, elements, 1, layers by kind": ("macs", "elements", "1", *ALL_KINDS),
+    "multiply-adds, elements into convs, 1, convs, layers": ("macs", "elements into convs", "1", "convs", "layers"),
+    "multiply-adds, elements by kind, 1, layers by kind": ("macs", *INTO_KINDS, "1", *ALL_KINDS),
 }  # fmt: skip
 
 
 def fit(names: Sequence[str], rows: Sequence[dict[str, float]], seconds: np.ndarray) -> np.ndarray:
-    """Coefficients, none below 0, that minimise the squares of relative errors."""
-    matrix = np.array([[row[name] for name in names] for row in rows]) / seconds[:, None]
-    active = list(range(len(names)))
-    while True:  # a coefficient that would be negative is left out
-        found = np.linalg.lstsq(matrix[:, active], np.ones(len(rows)), rcond=None)[0]
-        if (found >= 0).all():
-            break
-        active.remove(active[int(np.argmin(found * np.abs(matrix[:, active]).mean(axis=0)))])
-    coefficients = np.zeros(len(names))
-    coefficients[active] = found
-    return coefficients
+    """Coefficients above 0 that minimise the squares of the logarithms of (predicted / measured).
+
+    By Levenberg and Marquardt's method, in the logarithms of the coefficients.
+    """
+    matrix = np.array([[row[name] for name in names] for row in rows], dtype=float)
+    scale = matrix.mean(axis=0) + 1e-12
+    matrix, found, damping = matrix / scale, np.log(np.full(len(names), seconds.mean() / len(names))), 1e-2
+    errors = np.log(matrix @ np.exp(found) / seconds)
+    for _ in range(400):
+        slopes = matrix * np.exp(found) / (matrix @ np.exp(found))[:, None]
+        step = np.linalg.solve(slopes.T @ slopes + damping * np.eye(len(names)), -slopes.T @ errors)
+        tried = np.clip(found + np.clip(step, -3, 3), -40, 20)
+        errors_then = np.log(matrix @ np.exp(tried) / seconds)
+        if errors_then @ errors_then < errors @ errors:
+            found, errors, damping = tried, errors_then, max(damping / 3, 1e-6)
+        else:
+            damping *= 3
+    return np.asarray(np.exp(found) / scale)
 
 
 def predict(names: Sequence[str], rows: Sequence[dict[str, float]], seconds: np.ndarray) -> np.ndarray:
@@ -178,11 +182,10 @@ def main() -> None:
     print(judged("macs + 100,000", np.array([row["macs"] + 100_000 for row in rows]), seconds))
     for what, names in FORMULAS.items():
         print(judged(what, predict(names, rows, seconds), seconds))
+    print("\nFitted to all, seconds of an epoch:")
     for what, names in FORMULAS.items():
-        coefficients = fit(names, rows, seconds)
-        in_macs = coefficients / coefficients[0] if coefficients[0] else coefficients
-        terms = (f"{c:.4g} {name}" for c, name in zip(in_macs, names, strict=True) if c)
-        print(f"{what}: {' + '.join(terms)}; times {coefficients[0] or 1:.3g} s")
+        terms = zip(fit(names, rows, seconds), names, strict=True)
+        print(f"- {what}: {' + '.join(f'{factor:.3g} {name}' for factor, name in terms if factor > 1e-9)}")
 
 
 def quantiles(values: np.ndarray) -> str:

@@ -7,8 +7,8 @@ Nothing sleeps and nothing trains. What a training takes comes from a table, wha
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 
 from search.candidates import Measurement, Outcome
@@ -49,7 +49,6 @@ class Clock:
 class Worker:
     queue: deque[Task] = field(default_factory=deque)
     training: Task | None = None
-    busy_s: float = 0.0
     ended: float = 0.0  # its last training
 
 
@@ -59,14 +58,15 @@ class Fleet:
     A worker goes on once what it said is heard, as Ray's streams have it here (``RayExecutor.submit``).
     """
 
-    def __init__(self, clock: Clock, workers: int, seconds: Callable[[Task], float], prices: Prices) -> None:
+    def __init__(self, clock: Clock, workers: int, seconds: Callable[[int], float], prices: Prices) -> None:
         self.clock, self.seconds, self.prices = clock, seconds, prices
         self.slots = [Worker() for _ in range(workers)]
         self._order = count()
         self._coming: list[tuple[float, int, WorkerEvent]] = []
         for number in range(workers):
             self._say(0.0, WorkerReady(number, f"node{number // 64}"))
-        self.heard = 0
+        self.trained = 0
+        self.busy_s = 0.0  # of all workers, in trainings that began
 
     @property
     def workers(self) -> int:
@@ -104,19 +104,19 @@ class Fleet:
             clock.pass_by(self.prices.item_s)
             events.append(event)
             self._heard(event)
-        self.heard += len(events)
         return events
 
     def _heard(self, event: WorkerEvent) -> None:
         if isinstance(event, Started):
             slot = self.slots[event.worker]
             assert slot.training is not None
-            seconds = self.seconds(slot.training)
-            slot.busy_s += seconds
+            seconds = self.seconds(slot.training.index)
+            self.busy_s += seconds
             slot.ended = self.clock.now + self.prices.travel_s + seconds
             outcome = Outcome((Measurement(1, 1.0, 1.0, 0.5),), seconds)
             self._say(slot.ended, Finished(event.worker, event.index, outcome, event.attempt))
         elif isinstance(event, Finished):
+            self.trained += 1
             self._next(event.worker)
 
     def replace(self, worker: int) -> None:
@@ -179,41 +179,37 @@ class Shelf:
 class Ran:
     """How a simulated search went."""
 
-    seconds: float  # to the last training's end
-    trained: int
+    seconds: float  # to the last training's end; the second half of a run that was cut off
+    trained: int  # in that time
     busy: float  # share of the workers' time in training
-    tail_s: float  # that a worker is idle at the end, on average
-    heard: int  # items
+    tail_s: float  # that a worker is idle at the end, on average; 0 in a run that was cut off
 
 
 def run(
     workers: int,
     judge: Callable[[int, int], Sequence[Drawn]],
     target: int,
-    seconds: Callable[[Task], float],
+    seconds: Callable[[int], float],
     prices: Prices,
-    max_time_s: float | None = None,
+    last_s: float | None = None,
     step: Callable[[Coordinator, Event, float], object] | None = None,
 ) -> Ran:
-    """One search of ``target`` draws, or ``max_time_s`` of it."""
+    """One search of ``target`` draws, or the first ``last_s`` of it; ``seconds`` says how long an index trains."""
     clock = Clock()
     fleet, shelf = Fleet(clock, workers, seconds, prices), Shelf(clock, target, prices)
-    limits = replace(Limits(), max_time_s=max_time_s)
-    search = Run(shelf, fleet, judge, limits, StopRequest(), clock=clock, sleep=clock.pass_by, jitter=lambda: 0.5)
+    search = Run(shelf, fleet, judge, Limits(), StopRequest(), clock=clock, sleep=clock.pass_by, jitter=lambda: 0.5)
     if step:
         machine = search._machine
         machine.step = lambda event, now: step(machine, event, now)  # type: ignore[method-assign, assignment, return-value]
-    if max_time_s is None:
+    if last_s is None:
         search()
         end = max(slot.ended for slot in fleet.slots)
-    else:
-        while clock.now < max_time_s:
-            search.turn()
-        end = clock.now
-    busy = sum(slot.busy_s for slot in fleet.slots)
-    tail = sum(end - slot.ended for slot in fleet.slots) / workers
-    return Ran(end, shelf.completed, busy / workers / end, tail, fleet.heard)
-
-
-def total(values: Iterable[float]) -> float:
-    return sum(values)
+        tail = sum(end - slot.ended for slot in fleet.slots) / workers
+        return Ran(end, shelf.completed, fleet.busy_s / workers / end, tail)
+    while clock.now < last_s / 2:
+        search.turn()
+    began, trained, busy = clock.now, fleet.trained, fleet.busy_s
+    while clock.now < last_s:
+        search.turn()
+    passed = clock.now - began
+    return Ran(passed, fleet.trained - trained, (fleet.busy_s - busy) / workers / passed, 0.0)
