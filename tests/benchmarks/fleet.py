@@ -17,21 +17,27 @@ from search.messages import Event, Finished, Started, Task, WorkerEvent, WorkerR
 from search.run import Claims, Counts, Drawn, News, Reply, Run, StopRequest
 from search.settings import Limits
 
+DRAIN_S = 0.05  # as RayExecutor's: that one poll goes on hearing what is ready
+
 
 @dataclass(frozen=True)
 class Prices:
-    """Seconds of the coordinator's time."""
+    """Seconds of the coordinator's loop: measured on 2026-11-25 and 27, see README.md; by default with SQLite."""
 
-    item_s: float = 400e-6  # an item of a stream, and what the state machine does with it
-    call_s: float = 600e-6  # a batch given to a worker
-    wait_s: float = 2e-6  # a look at what is ready, for each worker
+    item_s: float = 280e-6  # an item of a stream (250), and what the state machine does with it (30)
+    call_s: float = 370e-6  # a batch given to a worker
+    wait_s: float = 5e-6  # a look at what is ready, for each worker: two calls of ray.wait
     commit_s: float = 3e-3  # a write
-    dispatch_s: float = 30e-6  # an attempt written
-    result_s: float = 50e-6  # an outcome written
-    claim_s: float = 2e-3  # a claim
+    dispatch_s: float = 20e-6  # an attempt written
+    result_s: float = 49e-6  # an outcome written
+    claim_s: float = 1e-3  # a claim
     claimed_s: float = 20e-6  # a candidate of it
-    draw_s: float = 40e-6  # a candidate drawn, checked and written
+    draw_s: float = 45e-6  # a candidate drawn and checked (22), and written
     travel_s: float = 1e-3  # from the coordinator to a worker; nobody computes meanwhile
+
+
+WITH_POSTGRES = Prices(commit_s=5e-3, dispatch_s=36e-6, result_s=165e-6, claim_s=2e-3, claimed_s=44e-6, draw_s=42e-6)
+FREE = Prices(0, 0, 0, 0, 0, 0, 0, 0, 0)  # only messages take their time
 
 
 class Clock:
@@ -75,6 +81,10 @@ class Fleet:
     def _say(self, at: float, event: WorkerEvent) -> None:
         heapq.heappush(self._coming, (at, next(self._order), event))
 
+    def trained_s(self) -> float:
+        """Seconds of all trainings so far."""
+        return self.busy_s - sum(max(0.0, slot.ended - self.clock.now) for slot in self.slots)
+
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         self.clock.pass_by(self.prices.call_s)
         slot = self.slots[worker]
@@ -92,18 +102,19 @@ class Fleet:
 
     def poll(self, timeout_s: float) -> list[WorkerEvent]:
         clock = self.clock
-        clock.pass_by(self.prices.wait_s * len(self.slots))
         if not self._coming or self._coming[0][0] > clock.now + timeout_s:
-            clock.pass_by(timeout_s)
+            clock.pass_by(timeout_s + self.prices.wait_s * len(self.slots))
             return []
         clock.now = max(clock.now, self._coming[0][0])
-        events = []
-        until = clock.now
-        while self._coming and self._coming[0][0] <= until:
-            _, _, event = heapq.heappop(self._coming)
-            clock.pass_by(self.prices.item_s)
-            events.append(event)
-            self._heard(event)
+        events: list[WorkerEvent] = []
+        deadline = clock.now + DRAIN_S
+        while self._coming and self._coming[0][0] <= (looked := clock.now) < deadline:
+            clock.pass_by(self.prices.wait_s * len(self.slots))
+            while self._coming and self._coming[0][0] <= looked:
+                _, _, event = heapq.heappop(self._coming)
+                clock.pass_by(self.prices.item_s)
+                events.append(event)
+                self._heard(event)
         return events
 
     def _heard(self, event: WorkerEvent) -> None:
@@ -208,8 +219,8 @@ def run(
         return Ran(end, shelf.completed, fleet.busy_s / workers / end, tail)
     while clock.now < last_s / 2:
         search.turn()
-    began, trained, busy = clock.now, fleet.trained, fleet.busy_s
+    began, trained, busy_s = clock.now, fleet.trained, fleet.trained_s()
     while clock.now < last_s:
         search.turn()
     passed = clock.now - began
-    return Ran(passed, fleet.trained - trained, (fleet.busy_s - busy) / workers / passed, 0.0)
+    return Ran(passed, fleet.trained - trained, (fleet.trained_s() - busy_s) / workers / passed, 0.0)

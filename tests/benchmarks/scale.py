@@ -8,7 +8,7 @@
     ray       the coordinator's time for each item of a stream, each batch, each look at what is ready
     store     the same for each row that is drawn, claimed, dispatched and recorded, on SQLite and Postgres
     ends      how long workers are idle, in whole searches of 100 to 10,000 candidates
-    scale     the share of the time in which 100 to 10,000 workers train, at the prices that ray and store gave
+    scale     the share of the time in which 10 to 10,000 workers train, at the prices of ``fleet.py``
 
 ``ends`` and ``scale`` run the real loop and state machine in simulated time (``fleet.py``): whatever they say
 rests on the prices and on the costs of trainings (``population``), and on nothing ever failing.
@@ -50,7 +50,8 @@ REJECTED = Verdict((), RejectionReason.KERNEL_EXCEEDS_INPUT, 0, "")
 DRAWS_A_CANDIDATE = 6  # distinct and valid, early in a search of the classic space; 17 after 19 million draws
 SIZES = (100, 1_000, 10_000)  # of searches, in candidates
 MEANS_S = (2.0, 0.2, 0.03)  # of a training: on a core, and as GPUs may do it
-PRICES: dict[str, fleet.Prices] = {"as of 2026-11-27": fleet.Prices()}
+PRICES = {"SQLite": fleet.Prices(), "Postgres": fleet.WITH_POSTGRES}
+COORDINATORS = (1, 2, 4, 8)
 
 
 # ------------------------------------------------------------------ what is trained
@@ -93,7 +94,7 @@ class Trainings:
 
     seed: int
     mean_s: float
-    heavy: bool = False  # costs in proportion to multiply-adds: half of them below a sixth of the mean, one 40 times it
+    heavy: bool = False  # costs in proportion to multiply-adds: half below a third of the mean, the largest 20 times it
 
     def _number(self, index: int) -> int:
         return random.Random(self.seed << 40 | index).randrange(10_000)
@@ -136,14 +137,15 @@ def machine(kinds: dict[str, type[Coordinator]]) -> None:
     names = ("WorkerReady", "Started", "Finished", "Submitted", "Tick")
     print(f"\n| workers | state machine | {' | '.join(f'us a {name}' for name in names)} | MB |")
     print(f"| ---: | --- | {'---: | ' * len(names)} ---: |")
-    free = fleet.Prices(0, 0, 0, 0, 0, 0, 0, 0, 0)
     for workers in (10, 100, 1_000, 10_000):
         for name, kind in kinds.items():
             if workers > 1_000 and kind is not Coordinator:  # where an event costs a look at all workers: minutes
                 continue
             trainings, timed = Trainings(0, 2.0), Timed(Counter(), Counter())
             shell.Coordinator = kind  # type: ignore[misc, attr-defined]
-            fleet.run(workers, trainings.judge, 10**9, trainings.seconds, free, max(4.0, 2_000 / workers), timed.step)
+            fleet.run(
+                workers, trainings.judge, 10**9, trainings.seconds, fleet.FREE, max(4.0, 2_000 / workers), timed.step
+            )
             each = (f"{1e6 * timed.seconds[event] / timed.events[event]:.1f}" for event in names)
             print(f"| {workers:,} | {name} | {' | '.join(each)} | {megabytes(kind, workers):.1f} |", flush=True)
     shell.Coordinator = Coordinator  # type: ignore[misc, attr-defined]
@@ -187,7 +189,6 @@ def ray_costs(rounds: int) -> None:
         "\n| actors | items/s | main thread, us an item | all threads | main thread, us a batch of 64 | items a poll |"
     )
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    item_s, call_s = [], []
     for actors in (2, 4, 8, 16):
         connect(None, actors)
         executor = RayExecutor(TrainsNothing(), WorkerPlan("cpu", actors, 0.0))
@@ -197,17 +198,13 @@ def ray_costs(rounds: int) -> None:
             executor.close()
             disconnect()
         rates, main, everything, call, polled = (statistics.median(values) for values in zip(*found, strict=True))
-        item_s.append(main)
-        call_s.append(call)
         spread = f"{found[0][0]:,.0f} to {found[-1][0]:,.0f}"
         print(
             f"| {actors} | {rates:,.0f} ({spread}) | {1e6 * main:.0f} | {1e6 * everything:.0f} | {1e6 * call:.0f} "
             f"| {polled:.0f} |",
             flush=True,
         )
-    wait_s = waiting()
-    measured = replace(PRICES.popitem()[1], item_s=item_s[-1], call_s=call_s[-1], wait_s=wait_s)
-    PRICES["as measured here"] = measured
+    waiting()
 
 
 def messages(executor: "fleet.Fleet | object", rounds: int) -> Iterator[tuple[float, float, float, float, float]]:
@@ -245,8 +242,8 @@ def messages(executor: "fleet.Fleet | object", rounds: int) -> Iterator[tuple[fl
             yield items / wall, main / items, everything / items, statistics.median(calls), items / polls
 
 
-def waiting() -> float:
-    """Seconds of a look at what is ready, for each of ten thousand workers: two calls of ray.wait."""
+def waiting() -> None:
+    """What it takes to see which of many workers have said something; RayExecutor looks twice a round."""
     import ray
 
     from workers.ray_executor import connect, disconnect
@@ -267,7 +264,6 @@ def waiting() -> float:
         print(f"| {count:,} | {1e3 * median:.2f} ({1e3 * min(took):.2f} to {1e3 * max(took):.2f}) |", flush=True)
     ray.kill(actor)
     disconnect()
-    return 2 * median / count
 
 
 class Blocked:
@@ -282,49 +278,40 @@ class Blocked:
 
 
 def store_costs(rounds: int) -> None:
-    """Seconds of the coordinator's loop for each row, in transactions of the size that a busy one has."""
-    print(f"\n| us a row, median of {rounds} | drawn, checked and inserted | claimed | dispatched | recorded |")
+    """What each row costs in transactions as a busy coordinator has them; the least of some rounds."""
+    print(f"\n| us a row, least of {rounds} (here) | drawn, checked, inserted | claimed | dispatched | recorded |")
     print("| --- | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory(prefix="netsieve-bench-") as folder, postgres_server() as server:
         for name, url in (("SQLite", f"sqlite:///{folder}/scale.db"), ("Postgres", server.new_database())):
-            draw, claim, dispatch, record = rows(url, rounds)
-            print(
-                f"| {name} | {1e6 * draw:.0f} | {1e6 * claim:.0f} | {1e6 * dispatch:.0f} | {1e6 * record:.0f} |",
-                flush=True,
-            )
-            prices = replace(
-                next(iter(PRICES.values())), draw_s=draw, claim_s=0.0, claimed_s=claim, dispatch_s=dispatch,
-                result_s=record, commit_s=2e-3,
-            )  # fmt: skip
-            PRICES[f"as measured here, {name}"] = prices
-    PRICES.pop(next(iter(PRICES)))
+            found = (f"{1e6 * wall:.0f} ({1e6 * here:.0f})" for wall, here in rows(url, rounds))
+            print(f"| {name} | {' | '.join(found)} |", flush=True)
 
 
-def rows(url: str, rounds: int) -> tuple[float, float, float, float]:
-    """Median seconds a row: drawn, claimed, dispatched, recorded."""
+def rows(url: str, rounds: int) -> list[tuple[float, float]]:
+    """Least seconds a row, by the clock and of this process: drawn, claimed, dispatched, recorded."""
     engine, store = database.opened(url, "scale", 10**7)
     judge = judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)
     found = []
     for _ in range(rounds):
-        took = []
-        took.append(timed(lambda: [store.extend(1_024, judge) for _ in range(8)]) / 8 / 1_024)
-        claims: list[Task] = []
-        took.append(timed(lambda: claims.extend(store.claim(256, set()).tasks)) / 256)  # noqa: B023
-        begun = [replace(task, attempt=task.attempt + 1, begun=1) for task in claims]
-        took.append(timed(lambda: store.record(News(dispatched=begun))) / 256)  # noqa: B023
-        ended = [(task, Outcome(CURVE, 1.0)) for task in begun]
-        took.append(timed(lambda: store.record(News(started=begun, outcomes=ended))) / 256)  # noqa: B023
-        found.append(took)
+        tasks: list[Task] = []
+        drawn = timed(8 * 1_024, lambda: [store.extend(1_024, judge) for _ in range(8)])
+        claimed = timed(256, lambda: tasks.extend(store.claim(256, set()).tasks))  # noqa: B023
+        begun = [replace(task, attempt=task.attempt + 1, begun=1) for task in tasks]
+        dispatched = timed(256, lambda: store.record(News(dispatched=begun)))  # noqa: B023
+        ended = News(started=begun, outcomes=[(task, Outcome(CURVE, 1.0)) for task in begun])
+        found.append((drawn, claimed, dispatched, timed(256, lambda: store.record(ended))))  # noqa: B023
     store.leave(None)
     engine.dispose()
-    draw, claim, dispatch, record = (statistics.median(values) for values in zip(*found, strict=True))
-    return draw, claim, dispatch, record
+    return [(min(w for w, _ in column), min(h for _, h in column)) for column in zip(*found, strict=True)]
 
 
-def timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def timed(count: int, call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds for each of ``count``: by the clock, and of this thread."""
+    clocks = (time.perf_counter, time.thread_time)
+    began = [clock() for clock in clocks]
     call()
-    return time.perf_counter() - began
+    wall, here = ((clock() - at) / count for clock, at in zip(clocks, began, strict=True))
+    return wall, here
 
 
 # ------------------------------------------------------------------ the end of a search
@@ -362,21 +349,21 @@ def end(candidates: int, workers: int, trainings: Trainings) -> tuple[float, flo
 
 
 def scale() -> None:
-    """How much of the time workers train, and how many candidates that is."""
+    """How much of the time workers train, and how many candidates that is; what several coordinators could do."""
     for name, prices in PRICES.items():
-        print(f"\n{name}: {prices}")
         candidate_s = 2 * prices.item_s + prices.dispatch_s + prices.result_s + prices.claimed_s
         drawn_s = prices.draw_s * DRAWS_A_CANDIDATE
         print(
-            f"on paper: {1e6 * candidate_s:.0f} us a candidate, {1e6 * drawn_s:.0f} us for {DRAWS_A_CANDIDATE} draws: "
-            f"at most {1 / (candidate_s + drawn_s):,.0f} candidates/s"
+            f"\n{name}, us a candidate: {1e6 * candidate_s:.0f}, and {1e6 * drawn_s:.0f} for {DRAWS_A_CANDIDATE} draws"
         )
+        for coordinators in COORDINATORS if prices is fleet.WITH_POSTGRES else (1,):
+            alone = coordinators / (candidate_s + drawn_s)  # each draws for its own
+            print(f"{coordinators} on paper: {min(alone, 1 / drawn_s):,.0f}/s; drawing, in turns: {1 / drawn_s:,.0f}/s")
         print("\n| mean training | workers | training | candidates/s |\n| ---: | ---: | ---: | ---: |")
-        for mean_s in MEANS_S:
-            for workers in (10, 30, 100, 300, 1_000, 3_000, 10_000):
-                trainings = Trainings(0, mean_s)
-                ran = fleet.run(workers, trainings.judge, 10**9, trainings.seconds, prices, max(20.0, 8 * mean_s))
-                print(f"| {mean_s:g} s | {workers:,} | {ran.busy:.1%} | {ran.trained / ran.seconds:,.0f} |", flush=True)
+        for mean_s, workers in product(MEANS_S, (10, 30, 100, 300, 1_000, 3_000, 10_000)):
+            trainings, last_s = Trainings(0, mean_s), max(40.0, 30 * mean_s)
+            ran = fleet.run(workers, trainings.judge, 10**9, trainings.seconds, prices, last_s)
+            print(f"| {mean_s:g} s | {workers:,} | {ran.busy:.1%} | {ran.trained / ran.seconds:,.0f} |", flush=True)
 
 
 # ------------------------------------------------------------------ all of it
