@@ -11,14 +11,22 @@ when their coordinator was lost, or in training when their worker's node was, ar
 ``messages.MOST_LOSSES`` of that they are trained last, one at a time with nothing else in flight, so that the one
 that takes hosts down is found (``candidates.charges_of_losses``): a coordinator that is killed by somebody
 must not look like it.
+
+Batches. Each aims at BATCH_S of training as predicted (``cost``), and a worker has a second one queued, so
+that it never waits for a message. At the end, when all that is left to train is at hand, the longest come
+first, batches shrink with what is left, and a worker gets the next one only shortly before it would be idle:
+whatever is queued behind something long cannot go elsewhere any more.
+
+An event costs the same with ten workers and with ten thousand: workers are kept by what they lack.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 from search.candidates import CHARGED, MOST_CHARGES, AttemptEnding, FailureReason, Interruption, Outcome, Status
+from search.layers import Conv
 from search.messages import (
     Avoid,
     Claim,
@@ -48,14 +56,31 @@ from search.settings import Limits
 
 BATCH_S = 2.0  # seconds of training that a batch aims at: far above a call's cost, far below a person's patience
 LARGEST_BATCH = 64  # candidates
+NETWORK_MACS = 18_500  # what an image costs beyond its multiply-adds, as multiply-adds: see ``cost``
+CONV_MACS = 25_500  # likewise, each convolution
 OPEN_BATCHES = 3  # batches a worker that are kept claimed: one in training, one queued there, one to be dispatched
 QUEUED_BATCHES = 2  # of those, at the worker
-OVERHEAD_MACS = 100_000  # what an image costs beyond its multiply-adds, as multiply-adds; calls dominate tiny networks
+FEWEST_WAITING = 10  # candidates a worker that are claimed beyond those at it: so long ones are seen in time
+MOST_WAITING = 16_384  # candidates, likewise, of all workers: all that one coordinator can feed them in some 20 s
+LARGEST_CLAIM = 512  # candidates; while they are drawn workers are not heard, and other coordinators' claims wait
+SHARES = 2  # at the end a batch is one of so many of a worker's fair share of what is left ...
+SMALLEST_BATCH_S = 0.25  # ... but not less training than a dispatch takes
+LEAD_S = 0.5  # at the end: seconds before a worker is idle that it gets its next batch; a dispatch takes most of them
+LOOK_S = 0.1  # at the end: seconds between two looks who will be idle soon
 CLAIM_AGAIN_S = 2.0  # seconds until a search is asked again for candidates that others may have given up
 PAUSE_S = 5.0  # seconds between two events that mean that the coordinator itself stood still
 MOST_FAULTS = 20  # attempts in a row that end in a fault before the run stops: the cause is not the candidates
 MOST_FAULTS_OF_A_NODE = 5  # likewise, before a node is avoided while another one works
 MOST_EXCEPTIONS_OF_A_PROCESS = 2  # in a row, before it is replaced: an error may stay in a process (CUDA's do)
+
+
+def cost(task: Task) -> int:
+    """What training a candidate costs, as multiply-adds of an image's forward pass; a machine has a factor to seconds.
+
+    Fitted by ``tests/benchmarks/costs.py``, on a CPU: its median error is 22 %, and that of what the layer string
+    cannot tell without the shapes 14 %, which a search does not notice (``tests/benchmarks/README.md``).
+    """
+    return task.macs + NETWORK_MACS + CONV_MACS * task.layers.count(f"{Conv.kind}=")
 
 
 @dataclass
@@ -76,6 +101,7 @@ class _Worker:
     training: Task | None = None
     since: float = 0.0  # when it last made progress
     exceptions: int = 0  # in a row
+    cost: int = 0  # of all its tasks
 
     @property
     def waiting(self) -> list[Task]:
@@ -89,14 +115,26 @@ class _Worker:
 
     def find(self, index: int, attempt: int) -> Task | None:
         """That attempt's task, if it is here."""
-        return next((task for task in self.tasks if (task.index, task.attempt) == (index, attempt)), None)
+        tasks = chain.from_iterable(batch.tasks for batch in self.batches)
+        return next((task for task in tasks if task.index == index and task.attempt == attempt), None)
+
+    def add(self, tasks: Collection[Task]) -> None:
+        """Queue a batch."""
+        self.batches.append(_Batch(deque(tasks)))
+        self.cost += sum(map(cost, tasks))
 
     def drop(self, task: Task) -> None:
-        """Take a task away."""
-        for batch in self.batches:
-            if task in batch.tasks:
-                batch.tasks.remove(task)
-        self.batches = deque(batch for batch in self.batches if batch.tasks)
+        """Take a task away that is here."""
+        batch = next(batch for batch in self.batches if task in batch.tasks)
+        batch.tasks.remove(task)
+        self.cost -= cost(task)
+        if not batch.tasks:
+            self.batches.remove(batch)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether it was given what it has."""
+        return bool(self.batches) and self.batches[0].submitted
 
     def submitted(self, now: float) -> None:
         """Its first batch that waited was given to it; if it had none, it begins now."""
@@ -104,6 +142,41 @@ class _Worker:
         if waited is not None:
             waited.submitted = True
             self.since = now if waited is self.batches[0] else self.since
+
+
+class _Pool:
+    """Tasks that wait to be dispatched, in order."""
+
+    def __init__(self, tasks: Iterable[Task] = ()) -> None:
+        self._tasks = deque(tasks)
+        self.cost = sum(map(cost, self._tasks))  # of all
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks)
+
+    @property
+    def first(self) -> Task:
+        """The next one."""
+        return self._tasks[0]
+
+    def append(self, task: Task) -> None:
+        """Add one at the end."""
+        self._tasks.append(task)
+        self.cost += cost(task)
+
+    def prepend(self, tasks: Collection[Task]) -> None:
+        """Add some before the others, in order."""
+        self._tasks.extendleft(reversed(list(tasks)))
+        self.cost += sum(map(cost, tasks))
+
+    def pop(self) -> Task:
+        """Take the first away."""
+        task = self._tasks.popleft()
+        self.cost -= cost(task)
+        return task
 
 
 class Coordinator:
@@ -115,9 +188,18 @@ class Coordinator:
         self._limits = limits
         self._workers = {worker: _Worker() for worker in workers}
         self._slots = len(self._workers)
-        self._pool: deque[Task] = deque()
+        self._starting: dict[int, None] = {}  # workers that are not ready; all dicts of workers are ordered sets
+        self._ready: list[dict[int, None]] = [{} for _ in range(QUEUED_BATCHES + 1)]  # the others, by batches
+        self._training: dict[int, Task] = {}  # by worker
+        self._resting: dict[int, None] = {}  # workers that are not training
+        self._pool = _Pool()
         self._isolated: deque[Task] = deque()
+        self._held: Counter[int] = Counter()  # tasks by lease: waiting here, waiting at a worker, or in training
+        self._asked = 0  # candidates, in the last claim
         self._claiming = False
+        self._ending = False  # what is left is all here, as far as the last answer says, and workers share it
+        self._look_at = 0.0
+        self._watch_at = 0.0
         self._exhausted = False  # nothing more will come: all is drawn, and open are only candidates that are held here
         self._none_came = False  # when last asked for: what is open is held here or elsewhere
         self._claim_at = 0.0
@@ -132,20 +214,18 @@ class Coordinator:
         self._stop: StopAsked | None = None
         self._stop_by: float | None = None
         self._ended = False
+        for number in self._workers:
+            self._file(number)
 
     @property
-    def training(self) -> list[Task]:
+    def training(self) -> Collection[Task]:
         """What is in training now."""
-        return [worker.training for worker in self._workers.values() if worker.training]
+        return self._training.values()
 
     @property
     def leases(self) -> set[int]:
         """The leases of all tasks that are held here."""
-        return {task.lease for task in self._tasks()}
-
-    def _tasks(self) -> Iterator[Task]:
-        """All that are held: waiting here, waiting at a worker, or in training."""
-        return chain(self._pool, self._isolated, *(worker.tasks for worker in self._workers.values()))
+        return set(self._held)
 
     @property
     def stopping(self) -> str | None:
@@ -190,8 +270,9 @@ class Coordinator:
             case Recorded():
                 self._completed, self._best_accuracy = event.completed, event.best_accuracy
                 # The search was extended meanwhile, or failed candidates of it were opened again.
-                is_more = event.left_to_draw or event.open > sum(1 for _ in self._tasks())
+                is_more = event.left_to_draw or event.open > self._held.total()
                 self._exhausted = self._exhausted and not is_more
+                self._ending = self._ending and not event.left_to_draw
                 self._check_limits(now)
             case StopAsked():
                 self._begin_stop(event, now)
@@ -204,7 +285,7 @@ class Coordinator:
     def _hear(self, event: WorkerEvent | Submitted, worker: _Worker, now: float) -> list[Command]:
         match event:
             case WorkerReady(number, node):
-                self._workers[number] = _Worker(node, ready=True, since=now)
+                self._fill(number, _Worker(node, ready=True, since=now))
             case Submitted():
                 worker.submitted(now)
             case Started():
@@ -221,15 +302,19 @@ class Coordinator:
     def _claimed(self, answer: Claimed, now: float) -> list[Command]:
         self._claiming = False
         self._exhausted = not answer.left_to_draw and not answer.open_elsewhere
+        self._ending = self._slots > 1 and not answer.left_to_draw and len(answer.tasks) < self._asked
         self._none_came = not answer.tasks and not answer.left_to_draw
         self._claim_at = now + CLAIM_AGAIN_S if self._none_came else now
         commands: list[Command] = []
+        self._held.update(task.lease for task in answer.tasks)
         for task in answer.tasks:
             if task.charges >= MOST_CHARGES:  # the last one was a coordinator that was lost with this alone in flight
                 detail = "blamed by earlier runs, the last time because one was lost with nothing else in training"
                 commands += self._record(task, Outcome((), 0.0, FailureReason.WORKER_DIED, detail), now)
             else:
                 (self._isolated if task.isolated else self._pool).append(task)
+        if self._ending:  # those that must be alone first: they wait for a worker without anything
+            self._pool = _Pool(sorted(self._pool, key=lambda task: (not task.alone, -cost(task))))
         return commands
 
     def _forget(self, leases: frozenset[int], now: float) -> list[Command]:
@@ -239,8 +324,10 @@ class Coordinator:
         what waits behind it.
         """
         self._lost_leases |= leases
+        for lease in leases:
+            self._held.pop(lease, None)
         self._exhausted = False  # whoever has them now may be lost too
-        self._pool = deque(task for task in self._pool if task.lease not in leases)
+        self._pool = _Pool(task for task in self._pool if task.lease not in leases)
         self._isolated = deque(task for task in self._isolated if task.lease not in leases)
         commands: list[Command] = []
         for number, worker in self._workers.items():
@@ -250,6 +337,7 @@ class Coordinator:
             for task in worker.tasks:
                 if task.lease in leases:
                     worker.drop(task)
+            self._file(number)
             if is_there:
                 detail = "its worker had candidates that another coordinator took over"
                 commands += [Replace(number), *self._lost(number, Interruption.CANCELLED, detail, now)]
@@ -266,6 +354,7 @@ class Coordinator:
         if task is None or worker.training is not None:  # it was taken from this worker in the meantime
             return []
         worker.training = replace(task, begun=task.begun + 1)
+        self._file(event.worker)
         return [RecordStart(worker.training)]
 
     def _finished(self, worker: _Worker, event: Finished, now: float) -> list[Command]:
@@ -278,8 +367,9 @@ class Coordinator:
             task, worker.training = worker.training, None
         else:
             task = replace(task, begun=task.begun + 1)
+        self._file(event.worker)
         self._seconds += outcome.seconds
-        self._cost += task.macs + OVERHEAD_MACS
+        self._cost += cost(task)
         if outcome.reason in CHARGED:
             assert outcome.reason is not None
             return self._charge(task, outcome, worker.node, now)
@@ -300,7 +390,7 @@ class Coordinator:
     def _lost(self, number: int, ending: AttemptEnding, detail: str, now: float) -> list[Command]:
         """What was in training ends so; what was not goes back to the front, in order, uncharged."""
         worker = self._workers[number]
-        self._workers[number] = _Worker(worker.node, since=now)
+        self._fill(number, _Worker(worker.node, since=now))
         waiting, lost = worker.waiting, worker.training
         if lost is None and waiting and worker.batches[0].submitted and ending is not Interruption.CANCELLED:
             # The worker, or its node, may have gone with its next candidate before the start was seen.
@@ -336,10 +426,13 @@ class Coordinator:
         """To the front, in order; those that must be alone after the others, not to hold them up."""
         held = [task for task in tasks if task.lease not in self._lost_leases]
         self._isolated.extendleft(task for task in reversed(held) if task.isolated)
-        self._pool.extendleft(task for task in reversed(held) if task.alone and not task.isolated)
-        self._pool.extendleft(task for task in reversed(held) if not task.alone and not task.isolated)
+        self._pool.prepend([task for task in held if task.alone and not task.isolated])
+        self._pool.prepend([task for task in held if not task.alone and not task.isolated])
 
     def _record(self, task: Task, outcome: Outcome, now: float) -> list[Command]:
+        self._held[task.lease] -= 1
+        if self._held[task.lease] <= 0:
+            del self._held[task.lease]
         if outcome.status is Status.COMPLETED:
             self._completed += 1
             self._best_accuracy = max(self._best_accuracy, outcome.measurements[-1].val_accuracy)
@@ -354,8 +447,9 @@ class Coordinator:
             why = f"{MOST_FAULTS} attempts in a row failed, the last one with {cause}; mend the cause"
             self._begin_stop(StopAsked(why, self._limits.grace_s, is_fault=True), now)
             return []
-        others = {worker.node for worker in self._workers.values() if worker.ready} - {node}
-        if self._faults_of[node] < MOST_FAULTS_OF_A_NODE or not others:
+        if self._faults_of[node] < MOST_FAULTS_OF_A_NODE:
+            return []
+        if not {worker.node for worker in self._workers.values() if worker.ready} - {node}:
             return []
         self._faults_of[node] = 0
         commands: list[Command] = [Avoid(node, f"{MOST_FAULTS_OF_A_NODE} attempts in a row failed on it: {cause}")]
@@ -366,6 +460,32 @@ class Coordinator:
                     *self._lost(number, Interruption.CANCELLED, "its node is avoided", now),
                 ]
         return commands
+
+    # -------------------------------------------------- keeping workers by what they lack
+
+    def _fill(self, number: int, worker: _Worker) -> None:
+        """A worker as it is now, in place of what was there."""
+        self._workers[number] = worker
+        self._file(number)
+
+    def _file(self, number: int) -> None:
+        """Keep a worker, of which something has changed, where it belongs now."""
+        worker = self._workers[number]
+        for numbers in (self._starting, *self._ready):
+            numbers.pop(number, None)
+        (self._ready[len(worker.batches)] if worker.ready else self._starting)[number] = None
+        if worker.training:
+            self._training[number] = worker.training
+            self._resting.pop(number, None)
+        else:
+            self._training.pop(number, None)
+            self._resting[number] = None
+
+    def _release(self, number: int) -> None:
+        del self._workers[number]
+        for numbers in (self._starting, *self._ready, self._resting):
+            numbers.pop(number, None)
+        self._training.pop(number, None)
 
     # -------------------------------------------------- deciding what to do
 
@@ -383,78 +503,105 @@ class Coordinator:
     def _watch(self, now: float) -> list[Command]:
         """Replace workers that have made no progress for too long."""
         self._check_limits(now)
-        commands: list[Command] = []
+        if now < self._watch_at:
+            return []
+        limit, commands = self._limits.trial_timeout_s, list[Command]()
         for number, worker in list(self._workers.items()):
-            if worker.batches and worker.batches[0].submitted and now - worker.since > self._limits.trial_timeout_s:
-                detail = f"no end after --trial-timeout {self._limits.trial_timeout_s:g} s"
+            if worker.has_work and now - worker.since > limit:
+                detail = f"no end after --trial-timeout {limit:g} s"
                 commands += [Replace(number), *self._lost(number, FailureReason.TIMEOUT, detail, now)]
+        # Whoever begins meanwhile begins after now.
+        begun = min((worker.since for worker in self._workers.values() if worker.has_work), default=now)
+        self._watch_at = min(begun, now) + limit
         return commands
 
     def _dispatch(self, now: float) -> list[Command]:
-        first = [worker.batches[0].tasks[0] for worker in self._workers.values() if worker.batches]
-        if any(task.isolated for task in first):
+        """Idle workers first, then those that have one batch; then ask for more."""
+        busy = sum(map(len, self._ready[1:]))
+        if busy == 1 and self._is_isolated(next(chain(*self._ready[1:]))):
             return []
-        commands: list[Command] = []
-        for depth in range(QUEUED_BATCHES):
-            # Every worker's first batch comes before anyone's second, also one's that is still starting.
-            kept = sum(not worker.batches for worker in self._workers.values()) if depth else 0
-            for number, worker in self._workers.items():
-                if len(self._pool) <= kept:
-                    break
-                if worker.ready and len(worker.batches) <= depth and self._may_queue(worker):
-                    commands.append(self._submit(number, self._next_batch()))
-        if self._pool or first or commands:
+        idle = list(islice(self._ready[0], len(self._pool))) if self._ready[0] else []
+        commands: list[Command] = [self._submit(number, self._next_batch()) for number in idle if self._pool]
+        commands += self._queue(now)
+        if self._pool or busy or commands:
             return commands + self._claim(now)
         if self._isolated and (self._none_came or self._exhausted):
-            ready = [number for number, worker in self._workers.items() if worker.ready]
-            return [self._submit(ready[0], [self._isolated.popleft()])] if ready else []
+            return [self._submit(number, [self._isolated.popleft()]) for number in islice(self._ready[0], 1)]
         return [End(None)] if self._exhausted else self._claim(now)
+
+    def _is_isolated(self, number: int) -> bool:
+        return self._workers[number].batches[0].tasks[0].isolated
+
+    def _queue(self, now: float) -> list[Command]:
+        """Second batches, but those that are still starting come first, and what must be alone is not queued."""
+        commands: list[Command] = []
+        is_soon = self._ending and now < self._look_at
+        if is_soon or not self._ready[1] or len(self._pool) <= len(self._starting):
+            return commands
+        self._look_at = now + LOOK_S
+        for number in list(self._ready[1]):
+            if len(self._pool) <= len(self._starting) or self._pool.first.alone:
+                break
+            worker = self._workers[number]
+            is_early = self._ending and self._left_s(worker, now) > LEAD_S
+            if not is_early and not worker.batches[0].tasks[0].alone:
+                commands.append(self._submit(number, self._next_batch()))
+        return commands
+
+    def _left_s(self, worker: _Worker, now: float) -> float:
+        """Seconds until a worker is idle. What takes longer than predicted may well take as much longer again."""
+        if worker.training is None:
+            return self._predicted_s(worker.cost)
+        training = cost(worker.training)
+        return self._predicted_s(worker.cost - training) + abs(self._predicted_s(training) - (now - worker.since))
 
     def _claim(self, now: float) -> list[Command]:
         """Keep enough candidates at hand; less than a third of them is not worth a transaction."""
-        wanted = OPEN_BATCHES * self._slots * self._typical_batch()
-        if self._claiming or self._exhausted or now < self._claim_at or 3 * len(self._pool) > 2 * wanted:
+        if self._claiming or self._exhausted or now < self._claim_at:
+            return []
+        wanted = min(self._slots * max(OPEN_BATCHES * self._typical_batch(), FEWEST_WAITING), MOST_WAITING)
+        if 3 * len(self._pool) > 2 * wanted:
             return []
         self._claiming = True
-        return [Claim(max(1, wanted - len(self._pool)))]
-
-    def _may_queue(self, worker: _Worker) -> bool:
-        """Whether the next task may join what a worker has: neither may have to be alone."""
-        return not worker.batches or not (self._pool[0].alone or worker.batches[-1].tasks[0].alone)
+        self._asked = max(1, min(wanted - len(self._pool), LARGEST_CLAIM))
+        return [Claim(self._asked)]
 
     def _submit(self, number: int, batch: Iterable[Task]) -> Submit:
         numbered = tuple(replace(task, attempt=task.attempt + 1) for task in batch)
-        self._workers[number].batches.append(_Batch(deque(numbered)))
+        self._workers[number].add(numbered)
+        self._file(number)
         return Submit(number, numbered)
 
     def _next_batch(self) -> list[Task]:
-        """From the front of the pool, about BATCH_S of training, and no more than a fair share."""
-        most = min(LARGEST_BATCH, -(-len(self._pool) // self._slots))
-        batch = [self._pool.popleft()]
-        seconds = self._predicted_s(batch[0])
-        while self._pool and len(batch) < most and not (batch[0].alone or self._pool[0].alone):
-            seconds += self._predicted_s(self._pool[0])
-            if seconds > BATCH_S:
+        """From the front of the pool, about BATCH_S of training, and no more than a fair share; at the end less."""
+        most, most_s = min(LARGEST_BATCH, -(-len(self._pool) // self._slots)), BATCH_S
+        if self._ending:
+            share_s = self._predicted_s(self._pool.cost) / self._slots / SHARES
+            most_s = min(BATCH_S, max(SMALLEST_BATCH_S, share_s))
+        batch = [self._pool.pop()]
+        seconds = self._predicted_s(cost(batch[0]))
+        while self._pool and len(batch) < most and not (batch[0].alone or self._pool.first.alone):
+            seconds += self._predicted_s(cost(self._pool.first))
+            if seconds > most_s:
                 break
-            batch.append(self._pool.popleft())
+            batch.append(self._pool.pop())
         return batch
 
-    def _predicted_s(self, task: Task) -> float:
-        """Seconds that a task will train, from its multiply-adds and what was seen; a batch alone until then."""
-        return self._seconds / self._cost * (task.macs + OVERHEAD_MACS) if self._cost else BATCH_S
+    def _predicted_s(self, its_cost: float) -> float:
+        """Seconds that training of a cost will take, by what was seen; a batch's until then."""
+        return self._seconds / self._cost * its_cost if self._cost else BATCH_S
 
     def _typical_batch(self) -> int:
         """How many candidates make a batch, about."""
-        pooled = list(islice(self._pool, LARGEST_BATCH))
-        mean = sum(map(self._predicted_s, pooled)) / len(pooled) if pooled else BATCH_S
+        mean = self._predicted_s(self._pool.cost / len(self._pool)) if self._pool else BATCH_S
         return max(1, min(LARGEST_BATCH, int(BATCH_S / mean))) if mean else LARGEST_BATCH
 
     def _drain(self, now: float) -> list[Command]:
         """Release every worker that is not training, or all when the grace is over; end with the last."""
         assert self._stop is not None
         late = self._stop_by is not None and now >= self._stop_by
-        released = [number for number, worker in self._workers.items() if late or not worker.training]
+        released = list(self._workers if late else self._resting)
         for number in released:
-            del self._workers[number]
+            self._release(number)
         commands: list[Command] = [Release(number) for number in released]
         return commands if self._workers else [*commands, End(self._stop.why, self._stop.is_fault)]

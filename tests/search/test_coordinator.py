@@ -1,11 +1,14 @@
 """The state machine, without a process, a database or a second passing."""
 
+import sys
 from dataclasses import replace
+from types import FrameType
+from typing import Any, Self
 
 import pytest
 
 from search.candidates import FailureReason, Interruption, Measurement, Outcome
-from search.coordinator import MOST_FAULTS, MOST_FAULTS_OF_A_NODE, Coordinator
+from search.coordinator import LARGEST_CLAIM, MOST_FAULTS, MOST_FAULTS_OF_A_NODE, Coordinator, cost
 from search.messages import (
     MOST_LOSSES,
     Avoid,
@@ -147,12 +150,151 @@ def test_batches_grow_with_what_was_measured() -> None:
     assert 19 <= len(submit.tasks) <= 20
 
 
+def rated(workers: int, seconds_per_mac: float = 1e-6) -> Coordinator:
+    """A machine with idle workers that has seen what a multiply-add takes here."""
+    machine = Coordinator(range(workers), LIMITS)
+    for worker in range(workers):
+        machine.step(WorkerReady(worker), 0.0)
+    machine._seconds, machine._cost = 1.0, 1.0 / seconds_per_mac
+    return machine
+
+
+def lasting(*seconds: float) -> tuple[Task, ...]:
+    """Tasks that take so long at ``rated`` workers."""
+    fixed = cost(Task(0, "", 0))
+    return tuple(Task(index, "", round(s * 1e6) - fixed) for index, s in enumerate(seconds))
+
+
+def given(commands: list[Command]) -> list[tuple[int, list[int]]]:
+    """What is submitted: worker, indices."""
+    return [(c.worker, [task.index for task in c.tasks]) for c in commands if isinstance(c, Submit)]
+
+
+def finish(machine: Coordinator, worker: int, now: float, seconds: float) -> list[Command]:
+    """Let a worker end the first candidate in its line, which took so long."""
+    task = machine._workers[worker].tasks[0]
+    commands = machine.step(Started(worker, task.index, task.attempt), now - seconds)
+    commands += machine.step(Finished(worker, task.index, completed(seconds=seconds), task.attempt), now)
+    return carry_out(machine, commands, now)
+
+
+def test_convolutions_cost_more_than_their_multiply_adds() -> None:
+    """What a network costs is counted in multiply-adds: its own, a network's and each convolution's calls."""
+    conv = "conv=channel_factor:3,kernel_size:3,stride:1,padding:0-"
+    costs = [cost(Task(0, layers, 1000)) for layers in ("", conv, conv + "dropout=p:0.4-" + conv)]
+    assert costs[0] > 1000
+    assert costs[1] - costs[0] == costs[2] - costs[1] > 0
+
+
+def test_at_the_end_the_longest_come_first() -> None:
+    """Once all that is left is at hand, so that nobody begins with something long when others are done."""
+    machine = rated(2)
+    assert given(machine.step(Claimed(lasting(3, 1, 5, 4, 2)), 0.0)) == [(0, [2]), (1, [3])]
+
+
+def test_before_the_end_candidates_come_in_order() -> None:
+    """While more is to come: order is what makes a search's progress, and its leases, compact."""
+    machine = rated(2)
+    submitted = given(machine.step(Claimed(lasting(3, 1, 5, 4, 2), left_to_draw=True), 0.0))
+    assert submitted == [(0, [0]), (1, [1]), (0, [2]), (1, [3])]
+
+
+def test_one_worker_keeps_the_order_to_the_end() -> None:
+    """Nobody else could be idle."""
+    machine = rated(1)
+    assert given(machine.step(Claimed(lasting(3, 1, 5)), 0.0)) == [(0, [0]), (0, [1])]
+
+
+def test_batches_shrink_towards_the_end() -> None:
+    """So that the last ones end together: a batch is a part of a worker's share of what is left."""
+    machine = rated(2)
+    sizes = [len(c) for _, c in given(carry_out(machine, machine.step(Claimed(lasting(*[0.3] * 19)), 0.0), 0.0))]
+    assert sizes == [4, 3]  # half of a worker's share of 5.7 s, then of 4.5 s: 1.43 s and 1.13 s
+    while any(worker.tasks for worker in machine._workers.values()):
+        for number in [number for number, worker in machine._workers.items() if worker.tasks]:
+            sizes += [len(c) for _, c in given(finish(machine, number, 10.0 + sum(sizes), 0.3))]
+    assert sum(sizes) == 19
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 1
+
+
+def test_at_the_end_nothing_waits_behind_something_long() -> None:
+    """What is queued there cannot go to a worker that is idle sooner; what will be idle soon gets it in time."""
+    machine = rated(2)
+    assert given(carry_out(machine, machine.step(Claimed(lasting(9, 2, 1)), 0.0), 0.0)) == [(0, [0]), (1, [1])]
+    machine.step(Started(0, 0), 0.0)
+    machine.step(Started(1, 1), 0.0)
+    assert not given(machine.step(Tick(), 1.4))
+    assert given(machine.step(Tick(), 1.6)) == [(1, [2])]
+
+
+def test_at_the_end_nothing_waits_behind_what_takes_longer_than_predicted() -> None:
+    """It may hang."""
+    machine = rated(2)
+    carry_out(machine, machine.step(Claimed(lasting(3, 2.9, 2.8)), 0.0), 0.0)
+    machine.step(Started(0, 0), 0.0)
+    machine.step(Started(1, 1), 0.0)
+    machine.step(Tick(), 4.0)
+    assert not given(machine.step(Tick(), 4.2))
+    assert given(finish(machine, 1, 4.3, 4.3)) == [(1, [2])]
+
+
+def test_a_claim_is_not_larger_than_a_transaction_should_be() -> None:
+    """Other coordinators wait for it."""
+    (command,) = Coordinator(range(10_000), LIMITS).step(Tick(), 0.0)
+    assert command == Claim(LARGEST_CLAIM)
+
+
+class Counted:
+    """How much Python executes inside: operations of its virtual machine."""
+
+    def __enter__(self) -> Self:
+        self.operations = 0
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
+        frame.f_trace_opcodes = True
+        self.operations += event == "opcode"
+        return self._trace
+
+
+def operations_of_a_candidate(workers: int, *, left_to_draw: bool, stops: bool) -> int:
+    """What it takes to hear of a start and an end, to dispatch the next, and that a second passed."""
+    machine = rated(workers)
+    carry_out(machine, machine.step(Claimed(lasting(*[2.0] * 4 * workers), left_to_draw), 0.0), 0.0)
+    for worker in range(1, workers):
+        task = machine._workers[worker].tasks[0]
+        machine.step(Started(worker, task.index, task.attempt), 0.0)
+    for now in (1.0, 1.01):
+        machine.step(Tick(), now)  # looks at all, as it does now and then
+    if stops:
+        machine.step(StopAsked("why", None), 1.02)
+    with Counted() as counted:
+        finish(machine, 1, 1.03, 1.03)
+        machine.step(Recorded(1, 0.5, 4 * workers, left_to_draw=left_to_draw), 1.04)
+        machine.step(Tick(), 1.05)
+        machine.step(Tick(), 1.06)
+    return counted.operations
+
+
+@pytest.mark.parametrize(("left_to_draw", "stops"), [(True, False), (False, False), (False, True)])
+def test_an_event_costs_as_much_with_a_thousand_workers(left_to_draw: bool, stops: bool) -> None:
+    """In the middle of a search, at its end, and when it is to stop: no event looks at every worker."""
+    few, many = (operations_of_a_candidate(n, left_to_draw=left_to_draw, stops=stops) for n in (10, 1_000))
+    assert many <= few + 200
+
+
 def test_records_starts_and_outcomes() -> None:
     """What a worker reports is recorded, and the last outcome ends the run."""
     machine = machine_with(tasks(7))
     training = begun(*tasks(7))
     assert machine.step(Started(0, 7), 1.0) == [RecordStart(training)]
-    assert machine.training == [training]
+    assert list(machine.training) == [training]
     outcome = completed()
     assert machine.step(Finished(0, 7, outcome), 2.0) == [Record(training, outcome), End(None)]
 
@@ -317,10 +459,11 @@ def test_after_five_lost_coordinators_a_candidate_is_tried_with_nothing_beside_i
     machine.step(WorkerReady(0), 0.0)
     machine.step(WorkerReady(1), 0.0)
     (submit,) = carry_out(machine, machine.step(Claimed((*isolated, clean)), 0.0), 0.0)
+    assert isinstance(submit, Submit)
     assert submit == Submit(0, tried(clean))
     machine.step(Started(0, 0), 0.0)
     for index in (1, 2):
-        (submit,) = only(Submit, machine.step(Finished(0, index - 1, completed(seconds=0.01)), 1.0))
+        (submit,) = only(Submit, machine.step(Finished(submit.worker, index - 1, completed(seconds=0.01)), 1.0))
         assert isinstance(submit, Submit)
         assert [task.index for task in submit.tasks] == [index]
         assert not only(Submit, machine.step(Tick(), 1.0))
