@@ -25,10 +25,10 @@ import numpy as np
 
 from search.layer_string import parse
 from search.layers import KINDS
-from search.run import judge_with
 from search.samplers import RejectionSampler
 from search.settings import Recipe
 from search.shapes import check
+from search.sieve import judge_with
 from search.space import CLASSIC
 from tests.benchmarks.end_to_end import SHARED_DATA
 
