@@ -14,8 +14,9 @@ from itertools import count
 from search.candidates import Measurement, Outcome
 from search.coordinator import Coordinator
 from search.messages import Event, Finished, Started, Task, WorkerEvent, WorkerReady
-from search.run import Claims, Counts, Drawn, News, Reply, Run, StopRequest
+from search.run import Claims, Counts, News, Reply, Run, StopRequest
 from search.settings import Limits
+from search.sieve import Drawn
 
 DRAIN_S = 0.05  # as RayExecutor's: that one poll goes on hearing what is ready
 

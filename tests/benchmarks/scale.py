@@ -36,10 +36,11 @@ from search import run as shell
 from search.candidates import Measurement, Outcome, RejectionReason
 from search.coordinator import Coordinator
 from search.messages import Claimed, Event, Finished, Task, WorkerReady
-from search.run import Drawn, News, judge_with
+from search.run import News
 from search.samplers import RejectionSampler
 from search.settings import Limits
 from search.shapes import Verdict
+from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
 from tests.benchmarks import database, fleet
 from tests.benchmarks.costs import features
