@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from search.candidates import FailureReason, Measurement, Outcome, TestResult, clean_error
-from search.errors import NetsieveError
+from search.errors import NetsieveError, Stopped
 from search.layer_string import format_architecture, parse
 from search.settings import Recipe
 from search.shapes import Rules, check
@@ -53,6 +53,8 @@ class Trainer:
     def prepare(self) -> "PreparedTrainer":
         """Put the data on the device. Called once in the process that trains."""
         torch.set_num_threads(1)  # many small trainings: one core each, and bit-equal results
+        torch.backends.cudnn.allow_tf32 = False  # by default cuDNN rounds the factors of a conv to 10 bits
+        torch.backends.cudnn.deterministic = True  # and may add up in any order: no result would come twice
         test = tensors(self.test, self.device) if self.test else None
         return PreparedTrainer(self, split(self.dataset, self.recipe, self.device), test)
 
@@ -66,11 +68,14 @@ class PreparedTrainer:
     test: tuple[Tensor, Tensor] | None  # images (N, C, H, W) and labels (N,)
 
     def train(self, layers: str) -> Iterator[Outcome | None]:
-        """Train one layer string. Yields None after every batch, and its outcome last; never raises.
+        """Train one layer string. Yields None after every batch, and its outcome last.
 
         The pauses let a caller in the same process stop, or look at the clock; a caller elsewhere skips them.
+        Raises nothing for a candidate; after its outcome Stopped, if the process can train no other one.
         """
         yield from Training(self, layers).steps()
+        if self.trainer.device == "cuda":
+            _require_gpu()
 
 
 @dataclass
@@ -159,9 +164,26 @@ def derived_seed(search_seed: int, layers: str, purpose: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def _require_gpu() -> None:
+    """Raise Stopped if CUDA has an error that stays: every later call fails then, until the process ends."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise Stopped(f"this process has lost its GPU ({clean_error(error)}); netsieve resume goes on") from None
+
+
+NO_MEMORY = (  # in messages; the first is of the CPU, the others of CUDA where torch's own allocator is not asked
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def _blame(error: Exception) -> FailureReason:
-    """Lack of memory has three faces: CUDA's, the CPU allocator's, and Python's."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+    """Lack of memory has many faces: torch's, Python's, and those that only a message shows."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    if told or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return FailureReason.OUT_OF_MEMORY
     return FailureReason.EXCEPTION
 
