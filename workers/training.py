@@ -6,7 +6,8 @@ The loop reads from top to bottom: the data are tensors that live on the device 
 batch is an index, and nothing waits for the device before an epoch ends. A result is a function of
 (search seed, layer string, recipe): the seed of a candidate is a hash of the first two, and every
 random number comes from a generator made from it. It is the same, to the last bit, on the same
-processor model, thread count and torch version; elsewhere it agrees within rounding. The recipe's
+processor or GPU model, thread count and torch version; elsewhere it agrees within rounding, which grows
+in networks with batchnorm, and but for dropout's masks, which are the device type's own. The recipe's
 epochs do not enter the seed: a longer training begins with the shorter one's losses.
 
 Test images, where the trainer is given any, are looked at once, after the last epoch; nothing else
