@@ -26,7 +26,10 @@ class Prepared(Protocol):
     """A trainer in the process that trains."""
 
     def train(self, layers: str) -> Iterator[Outcome | None]:
-        """Train one layer string: None after every batch, its outcome last."""
+        """Train one layer string: None after every batch, its outcome last.
+
+        Raises nothing for a candidate; after its outcome Stopped, if this process can train no other one.
+        """
         ...
 
 
@@ -45,6 +48,7 @@ class InProcessExecutor:
         self._trainer = trainer.prepare()
         self._queue: deque[Task] = deque()
         self._training: tuple[Task, Iterator[Outcome | None]] | None = None
+        self._ended: Iterator[Outcome | None] = iter(())  # the last training, after its outcome
         self._events: list[WorkerEvent] = [WorkerReady(0, platform.node())]
         self._ready_at = time.monotonic()
         self._training_s = 0.0
@@ -65,7 +69,7 @@ class InProcessExecutor:
         return True
 
     def poll(self, timeout_s: float) -> list[WorkerEvent]:
-        """Train until something happens, or for ``timeout_s``."""
+        """Train until something happens, or for ``timeout_s``. Raises Stopped if this process can train no more."""
         deadline = time.monotonic() + timeout_s
         while not self._events:
             if self._training is None and not self._queue:
@@ -79,6 +83,7 @@ class InProcessExecutor:
 
     def _advance(self) -> None:
         if self._training is None:
+            next(self._ended, None)  # raises what the last training left behind
             task = self._queue.popleft()
             self._training = (task, self._trainer.train(task.layers))
             self._events.append(Started(0, task.index, task.attempt))
@@ -88,7 +93,7 @@ class InProcessExecutor:
         outcome = next(batches)
         self._training_s += time.monotonic() - began
         if outcome is not None:
-            self._training = None
+            self._training, self._ended = None, batches
             self._events.append(Finished(0, task.index, outcome, task.attempt))
 
     def replace(self, worker: int) -> None:

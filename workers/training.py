@@ -5,10 +5,11 @@
 The loop reads from top to bottom: the data are tensors that live on the device (no DataLoader), a
 batch is an index, and nothing waits for the device before an epoch ends. A result is a function of
 (search seed, layer string, recipe), and of the version of the training, which is stored with a search:
-the seed of a candidate is a hash of the first two, and every random number comes from a generator
-made from it. It is the same, to the last bit, on the same processor model, thread count and torch
-version; elsewhere it agrees within rounding. The recipe's epochs do not enter the seed: a longer
-training begins with the shorter one's losses.
+the seed of a candidate is a hash of the first two, and every random number comes from a generator made
+from it. It is the same, to the last bit, on the same processor or GPU model, thread count and torch
+version; elsewhere it agrees within rounding, which grows in networks with batchnorm, and but for dropout's
+masks, which are the device type's own. The recipe's epochs do not enter the seed: a longer training begins
+with the shorter one's losses.
 
 Test images, where the trainer is given any, are looked at once, after the last epoch; nothing else
 depends on them.
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from search.candidates import FailureReason, Measurement, Outcome, TestResult, clean_error
-from search.errors import NetsieveError
+from search.errors import NetsieveError, Stopped
 from search.layer_string import format_architecture, parse
 from search.settings import TRAINING_VERSION, Recipe
 from search.shapes import Rules, check
@@ -55,6 +56,8 @@ class Trainer:
     def prepare(self) -> "PreparedTrainer":
         """Put the data on the device. Called once in the process that trains."""
         torch.set_num_threads(1)  # many small trainings: one core each, and bit-equal results
+        torch.backends.cudnn.allow_tf32 = False  # by default cuDNN rounds the factors of a conv to 10 bits
+        torch.backends.cudnn.deterministic = True  # and may add up in any order: no result would come twice
         test = tensors(self.test, self.device) if self.test else None
         return PreparedTrainer(self, split(self.dataset, self.recipe, self.device), test)
 
@@ -68,11 +71,14 @@ class PreparedTrainer:
     test: tuple[Tensor, Tensor] | None  # images (N, C, H, W) and labels (N,)
 
     def train(self, layers: str) -> Iterator[Outcome | None]:
-        """Train one layer string. Yields None after every batch, and its outcome last; never raises.
+        """Train one layer string. Yields None after every batch, and its outcome last.
 
         The pauses let a caller in the same process stop, or look at the clock; a caller elsewhere skips them.
+        Raises nothing for a candidate; after its outcome Stopped, if the process can train no other one.
         """
         yield from Training(self, layers).steps()
+        if self.trainer.device == "cuda":
+            _require_gpu()
 
 
 @dataclass
@@ -161,9 +167,26 @@ def derived_seed(search_seed: int, layers: str, purpose: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def _require_gpu() -> None:
+    """Raise Stopped if CUDA has an error that stays: every later call fails then, until the process ends."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise Stopped(f"this process has lost its GPU ({clean_error(error)}); netsieve resume goes on") from None
+
+
+NO_MEMORY = (  # in messages; the first is of the CPU, the others of CUDA where torch's own allocator is not asked
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def _blame(error: Exception) -> FailureReason:
-    """Lack of memory has three faces: CUDA's, the CPU allocator's, and Python's."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+    """Lack of memory has many faces: torch's, Python's, and those that only a message shows."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    if told or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return FailureReason.OUT_OF_MEMORY
     return FailureReason.EXCEPTION
 

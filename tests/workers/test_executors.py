@@ -41,14 +41,16 @@ class Told:
     """Trains nothing: the layer string says how long it takes and how it ends."""
 
     def train(self, layers: str) -> Iterator[Outcome | None]:
-        """``ok``, ``fail``, ``slow:SECONDS``, ``hang``, ``exit``, ``segfault``."""
+        """``ok``, ``fail``, ``slow:SECONDS``, ``hang``, ``exit``, ``segfault``, ``spoil``."""
         what, _, argument = layers.partition(":")
         yield from pauses({"slow": float(argument or 0), "hang": 3_600.0}.get(what, 0.05))
         if what == "exit":
             os._exit(1)
         if what == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
-        yield FAILED if what == "fail" else COMPLETED
+        yield FAILED if what in ("fail", "spoil") else COMPLETED
+        if what == "spoil":
+            raise Stopped("this process has lost its GPU")
 
 
 def pauses(seconds: float) -> Iterator[None]:
@@ -335,6 +337,31 @@ def test_a_network_that_ends_its_process_is_lost_alone(ray_workers: Callable[...
     ]
     executor.submit(0, tasks(3, "ok"))
     assert hear_many(executor, 2) == [Started(0, 3, 0), Finished(0, 3, COMPLETED, 0)]
+
+
+@pytest.mark.ray
+def test_a_process_that_can_train_no_more_is_replaced(ray_workers: Callable[..., RayExecutor]) -> None:
+    """It is lost after the outcome of the candidate that spoiled it, before the next one has begun."""
+    executor = ray_workers()
+    assert hear_many(executor, 1) == [WorkerReady(0)]
+    executor.submit(0, tasks(1, "spoil", "ok"))
+    started, finished, lost, ready = hear_many(executor, 4)
+    assert (started, finished, ready) == (Started(0, 1, 0), Finished(0, 1, FAILED, 0), WorkerReady(0))
+    assert isinstance(lost, WorkerLost)
+    assert lost.reason is FailureReason.EXCEPTION
+    assert "this process has lost its GPU" in lost.detail
+    executor.submit(0, tasks(2, "ok"))
+    assert hear_many(executor, 2) == [Started(0, 2, 0), Finished(0, 2, COMPLETED, 0)]
+
+
+def test_in_process_the_run_stops_when_the_process_can_train_no_more() -> None:
+    """After the outcome of the candidate that spoiled it: there is no other process, and the others stay open."""
+    executor = InProcessExecutor(Factory())
+    assert hear_many(executor, 1) == [WorkerReady(0)]
+    executor.submit(0, tasks(1, "spoil", "ok"))
+    assert hear_many(executor, 2) == [Started(0, 1, 0), Finished(0, 1, FAILED, 0)]
+    with pytest.raises(Stopped, match="this process has lost its GPU"):
+        executor.poll(0.25)
 
 
 @pytest.mark.ray

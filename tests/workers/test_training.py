@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
+from search.errors import Stopped
 from search.layer_string import parse
 from search.settings import TRAINING_VERSION, Recipe
 from search.shapes import Rules
@@ -401,6 +402,9 @@ def raising(error: Exception) -> Callable[..., nn.Sequential]:
     return fail
 
 
+FULL_GPU = "CUDA error: out of memory Search for `cudaErrorMemoryAllocation' in https://docs.nvidia.com"
+NO_HANDLE = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+ASSERTED = "CUDA error: device-side assert triggered"
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
 
 
@@ -416,8 +420,24 @@ ALLOCATOR = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: 
         (MemoryError(), FailureReason.OUT_OF_MEMORY, "MemoryError:"),
         (RuntimeError(ALLOCATOR), FailureReason.OUT_OF_MEMORY, f"RuntimeError: {ALLOCATOR}"),
         (torch.OutOfMemoryError("CUDA"), FailureReason.OUT_OF_MEMORY, "OutOfMemoryError: CUDA"),
+        (RuntimeError(FULL_GPU), FailureReason.OUT_OF_MEMORY, f"RuntimeError: {FULL_GPU}"),
+        (RuntimeError(NO_HANDLE), FailureReason.OUT_OF_MEMORY, f"RuntimeError: {NO_HANDLE}"),
+        (RuntimeError(ASSERTED), FailureReason.EXCEPTION, f"RuntimeError: {ASSERTED}"),
     ],
-    ids=["message", "key", "lines", "unprintable", "long", "no message", "python", "allocator", "cuda"],
+    ids=[
+        "message",
+        "key",
+        "lines",
+        "unprintable",
+        "long",
+        "no message",
+        "python",
+        "allocator",
+        "cuda",
+        "driver",
+        "library",
+        "assertion",
+    ],
 )
 def test_an_exception_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, error: Exception, reason: FailureReason, detail: str
@@ -460,6 +480,30 @@ def test_a_worker_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch, refer
     *_, outcome = trainer.train(EVERYTHING)
     assert outcome is not None
     assert outcome.measurements == reference
+
+
+def test_a_process_that_lost_its_gpu_trains_no_other_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the outcome of the candidate, which tells what happened, the trainer says that the process is of no use."""
+    prepared = Trainer(DIGITS, Rules(), SHORT, 0).prepare()
+    prepared = replace(prepared, trainer=replace(prepared.trainer, device="cuda"))
+    monkeypatch.setattr(training, "build", raising(RuntimeError(ASSERTED)))
+    monkeypatch.setattr(torch, "Generator", lambda _device: torch.default_generator)
+    monkeypatch.setattr(torch.cuda, "synchronize", raising(RuntimeError(ASSERTED)))
+    with torch.random.fork_rng(devices=[]):
+        outcomes = prepared.train(CONV)
+        outcome = next(outcomes)
+    assert outcome is not None
+    assert (outcome.reason, outcome.detail) == (FailureReason.EXCEPTION, f"RuntimeError: {ASSERTED}")
+    with pytest.raises(Stopped, match=r"lost its GPU \(RuntimeError: CUDA error: device-side assert triggered\)"):
+        next(outcomes)
+
+
+def test_numbers_on_a_gpu_are_fp32_and_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing a trainer takes back what torch allows cuDNN: shorter factors, and sums in any order."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    Trainer(DIGITS, Rules(), SHORT, 0).prepare()
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == (False, True)
 
 
 def test_interrupts_are_not_failures(monkeypatch: pytest.MonkeyPatch) -> None:
