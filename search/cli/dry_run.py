@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from search.cli.output import cell, columns, tell
+from search.coordinator import cost
 from search.forecast import Basis, Forecast, forecast
+from search.messages import Task
 from search.samplers import sampler_of
 from search.settings import SearchSettings
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 PROBES = 20  # candidates that are trained for a moment
 STEPS = 25  # training batches of each
-OVERHEAD_MACS = 100_000  # what an image costs beyond its multiply-adds, as multiply-adds
 
 # Bytes of a database: 48,061 distinct candidates, 10,007 of them completed after 1, 10 and 30 epochs, on SQLite
 # 3.40.1; Postgres 18.4 took 1.16 times as many for ten million (tests/benchmarks/README.md).
@@ -111,18 +112,19 @@ def probe(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seco
         dataset.first(images), settings.space.rules, short, settings.seed, settings.device,
         version=settings.training_version,
     ).prepare()  # fmt: skip
-    costs = sorted((macs + OVERHEAD_MACS, layers) for macs, layers in zip(found.macs, found.sample, strict=True))
+    sampled = zip(found.sample, found.macs, strict=True)
+    costs = sorted((cost(Task(0, layers, macs)), layers) for layers, macs in sampled)
     count = min(PROBES, len(costs))
     parts = [costs[i * len(costs) // count : (i + 1) * len(costs) // count] for i in range(count)]
     *_, _warmed_up = trainer.train(parts[0][0][1])
     factor = recipe.epochs * recipe.train_images / images
     measured, total = [], 0.0
     for part in parts:
-        cost, layers = part[len(part) // 2]
+        of_probe, layers = part[len(part) // 2]
         *_, outcome = trainer.train(layers)
         assert outcome is not None
         measured.append(outcome.seconds * factor)
-        total += measured[-1] * sum(other for other, _ in part) / cost
+        total += measured[-1] * sum(of_each for of_each, _ in part) / of_probe
     return Seconds(total / len(costs), min(measured), max(measured), count)
 
 
