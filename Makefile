@@ -20,7 +20,7 @@ lint: .venv/installed
 
 # Every benchmark but those of the database, one after the other, into bench.md; some hours, on a machine that rests.
 # tests/benchmarks/README.md shows what they found, and has the commands of the others.
-BENCHMARKS := $(filter-out measure peers database questions,$(basename $(notdir $(wildcard tests/benchmarks/*.py))))
+BENCHMARKS := $(filter-out measure peers fleet database questions,$(basename $(notdir $(wildcard tests/benchmarks/*.py))))
 
 bench: .venv/bench
 	rm -f bench.md
