@@ -308,11 +308,15 @@ def lose_disks(database: str, draws: str, disks: str) -> object:
     def look(progress: Progress) -> None:
         seen.update(slot.node for slot in executors[0]._slots.values() if slot.node)
 
+    from workers.ray_executor import disconnect
+
     try:
         search(Path(database), int(draws), make, look)
     except Stopped as stopped:
         say(str(stopped))
         sys.exit(stopped.exit_code)
+    finally:
+        disconnect()  # as the command does: before the cluster, which is this process's, goes
     return [len(seen), not seen & set(broken)]
 
 

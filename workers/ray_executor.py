@@ -309,13 +309,17 @@ class TrainingActor:
 
         Raises nothing for a candidate. Bytes are what Ray sends fastest.
         """
-        ended = None
+        ended: tuple[int, int, Outcome] | None = None
         for index, attempt, layers in tasks:
             yield self._item(ended, (index, attempt))
-            taken = time.monotonic()
-            for outcome in self._trainer.train(layers):
-                if outcome is not None:
-                    ended = index, attempt, outcome
+            taken, ended = time.monotonic(), None
+            try:
+                for outcome in self._trainer.train(layers):
+                    if outcome is not None:
+                        ended = index, attempt, outcome
+            except Stopped:  # after an outcome that this process will not survive; it must not go with it
+                yield self._item(ended, None)
+                raise
             self._training_s += time.monotonic() - taken
         yield self._item(ended, None)
 
