@@ -286,6 +286,7 @@ def ray_tune_tuned(job: Job) -> Accuracies:
 
 def results_of(tuner: Any) -> Accuracies:
     """Run it. Raises AssertionError if a trial failed, be it after its last report: its actor is not reused then."""
+    os.environ["RAY_ADDRESS"] = "local"  # Tune joins any cluster that it finds, also one whose address was left behind
     results = tuner.fit()
     assert not results.errors, results.errors[0]
     return [(result.config["layers"], result.metrics["val_accuracy"]) for result in results]
