@@ -23,9 +23,9 @@ from search.sieve import judge_with
 from search.space import CLASSIC, SearchSpace, read_space
 from tests.benchmarks.measure import in_turn, machine, spread
 
-BATCH = 16_384  # strings that are drawn or checked at once
+BATCH = 8_192  # strings that are drawn or checked at once
 FEW = 4_096  # of what goes one by one
-BATCHES = 16
+BATCHES = 32
 
 
 def rate(count: int, what: Callable[[], object]) -> float:
