@@ -82,6 +82,14 @@ class Census:
         before = sum(count.valid for count in self.by_length if count.layers < low)
         return range(before, before + sum(c.valid for c in self.by_length if low <= c.layers <= high))
 
+    def require_numbered(self) -> None:
+        """Raise SpaceError if the space has more valid strings than a rank can tell apart."""
+        if self.size() > MOST_RANKS:
+            raise SpaceError(
+                f"space {self.space.name} has {self.size():,} valid strings, too many to be numbered; "
+                "search it with --sampler rejection"
+            )
+
     def rank(self, positions: Integers) -> Integers:
         """The ranks (B,) of a batch (B, max_layers) of positions in the space's layers.
 
@@ -121,9 +129,7 @@ class Census:
     @cached_property
     def _firsts(self) -> Integers:
         """(lengths,): the least rank of each length. Raises SpaceError if there are too many to number."""
-        total = sum(count.valid for count in self.by_length)
-        if total > MOST_RANKS:
-            raise SpaceError(f"space {self.space.name} has {total:,} valid strings, too many to be numbered")
+        self.require_numbered()
         return np.cumsum([0, *(count.valid for count in self.by_length[:-1])], dtype=np.int64)
 
     @cached_property

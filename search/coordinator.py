@@ -392,7 +392,8 @@ class Coordinator:
         worker = self._workers[number]
         self._fill(number, _Worker(worker.node, since=now))
         waiting, lost = worker.waiting, worker.training
-        if lost is None and waiting and worker.batches[0].submitted and ending is not Interruption.CANCELLED:
+        is_clear = ending in {Interruption.CANCELLED, FailureReason.EXCEPTION}  # the process broke before it began
+        if lost is None and waiting and worker.batches[0].submitted and not is_clear:
             # The worker, or its node, may have gone with its next candidate before the start was seen.
             if ending is Interruption.WORKER_UNAVAILABLE or waiting[0].alone or waiting[0].isolated:
                 lost = waiting.pop(0)

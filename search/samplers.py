@@ -125,6 +125,7 @@ class CensusSampler:
                 f"--lengths {low}-{high}: space {self.space.name} has strings of {self.space.min_layers} to "
                 f"{self.space.max_layers} layers"
             )
+        census(self.space).require_numbered()
         ranks = census(self.space).ranks((low, high))
         if not ranks:
             raise SpaceError(f"space {self.space.name} has no valid string of {low} to {high} layers")

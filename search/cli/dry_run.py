@@ -27,6 +27,7 @@ STEPS = 25  # training batches of each
 
 # Bytes of a database: 48,061 distinct candidates, 10,007 of them completed after 1, 10 and 30 epochs, on SQLite
 # 3.40.1; Postgres 18.4 took 1.16 times as many for ten million (tests/benchmarks/README.md).
+EMPTY_BYTES = 131_072  # of the tables, before anything is in them
 CANDIDATE_BYTES = 460  # of any, its digest and indexes included
 ENDED_BYTES = 400  # more, of one that was trained
 EPOCH_BYTES = 60  # of its curve
@@ -63,6 +64,7 @@ def print_costs(
     tell(f"training a moment of {min(PROBES, len(found.sample))} candidates, to see how long they take here")
     seconds = probe(settings, dataset, found) if found.sample else None
     size = found.distinct * CANDIDATE_BYTES + found.valid * (ENDED_BYTES + EPOCH_BYTES * settings.recipe.epochs)
+    size += EMPTY_BYTES
     rows = [*_counts(found, ended), *_times(seconds, to_train, workers, settings.recipe.epochs)]
     rows.append(("database", _bytes(size * (POSTGRES if is_postgres else 1)), "about, when all is done"))
     click.echo(f"search {name}, dry run: nothing was started or written")
@@ -93,15 +95,15 @@ def _times(seconds: Seconds | None, to_train: int, workers: int | None, epochs: 
     )
     yield "a training", f"{_number(seconds.mean)} s", spread
     hours = seconds.mean * to_train / 3600
-    yield "worker-hours", _number(hours), "on a processor like this one"
+    yield "worker-hours", _number(hours), "on a processor like this one, with a core for each"
     if workers:
         yield "hours", _number(hours / workers), f"with {workers} worker{'s' if workers > 1 else ''}"
 
 
-def probe(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seconds:
+def probe(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seconds | None:
     """Train some of the sampled candidates for a moment, and say what the whole recipe would take.
 
-    They are the middle ones of equal parts of the sample, ordered by cost; each stands for its part.
+    They are the middle ones of equal parts of the sample, ordered by cost; each stands for its part. None if all fail.
     """
     from workers.training import Trainer
 
@@ -118,14 +120,17 @@ def probe(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seco
     parts = [costs[i * len(costs) // count : (i + 1) * len(costs) // count] for i in range(count)]
     *_, _warmed_up = trainer.train(parts[0][0][1])
     factor = recipe.epochs * recipe.train_images / images
-    measured, total = [], 0.0
+    measured, total, stood_for = [], 0.0, 0
     for part in parts:
         of_probe, layers = part[len(part) // 2]
         *_, outcome = trainer.train(layers)
         assert outcome is not None
+        if outcome.reason:  # a time that a failure took is no measurement
+            continue
+        stood_for += len(part)
         measured.append(outcome.seconds * factor)
         total += measured[-1] * sum(of_each for of_each, _ in part) / of_probe
-    return Seconds(total / len(costs), min(measured), max(measured), count)
+    return Seconds(total / stood_for, min(measured), max(measured), len(measured)) if measured else None
 
 
 def _bytes(count: float) -> str:

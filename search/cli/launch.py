@@ -157,6 +157,8 @@ def _require_consistent(options: Options) -> None:
     """Raise SettingsError for options that contradict each other or themselves."""
     if options.strings and "sampler" in options.typed:
         raise SettingsError(f"--strings --sampler {options.sampler}: a list is searched in its order; drop one")
+    if options.strings and options.lengths is not None:
+        raise SettingsError(NO_LENGTHS)
     if options.census_all and options.sampler != "census":
         raise SettingsError(f"--census-all --sampler {options.sampler}: the census is a sampler of its own; drop one")
     if options.census_all and "candidates" in options.typed:
@@ -277,7 +279,8 @@ def _target(options: Options, stored: int | None, end: _End | None) -> int:
             "leave it out to go on"
         )
     if end and options.candidates > end.draws:
-        tell(f"--candidates {options.candidates}: {end.what}, and ends the search")
+        asked = f"--candidates {options.candidates}: " if "candidates" in options.typed else ""
+        tell(f"{asked}{end.what}, and ends the search")
         return end.draws
     return options.candidates
 

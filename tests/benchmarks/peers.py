@@ -268,7 +268,7 @@ def ray_tune_tuned(job: Job) -> Accuracies:
         def step(self) -> dict[str, float]:
             return next(self.measurements)
 
-    ray.init(num_cpus=job.processes, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=job.processes, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory(prefix="tune-") as folder:
         tuner = tune.Tuner(
             tune.with_parameters(Candidate, images=images_in_memory(job.data_dir), epochs=job.epochs),

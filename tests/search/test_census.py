@@ -16,6 +16,7 @@ from search.census import census
 from search.errors import SpaceError
 from search.layer_string import parse
 from search.layers import Architecture, Shape
+from search.samplers import CensusSampler
 from search.shapes import check
 from search.space import CLASSIC, SearchSpace
 
@@ -211,3 +212,11 @@ def test_a_space_of_valid_strings_only_and_one_of_none() -> None:
     assert (none.size(), none.by_length[0].rejected) == (0, {RejectionReason.KERNEL_EXCEEDS_INPUT: 1})
     with pytest.raises(ValueError, match="space classic has no valid string"):
         none.unrank(np.array([0]))
+
+
+def test_a_sampler_of_too_many_says_so_before_it_draws() -> None:
+    """So a search that can never draw is not stored."""
+    layers = [f"dropout=p:0.{digit}" for digit in range(1, 10)]
+    space = space_of(*layers, replacement=True, max_layers=30)
+    with pytest.raises(SpaceError, match="too many to be numbered; search it with --sampler rejection"):
+        _ = CensusSampler(space, 0).size

@@ -682,3 +682,20 @@ def test_workers_that_a_signal_took_charge_nobody() -> None:
     ended, *rest = machine.step(WorkerLost(0, FailureReason.WORKER_DIED, "gone"), 2.0)
     assert ended == RecordAttempt(begun(*tasks(0)), Interruption.CANCELLED, "gone")
     assert rest == [Release(0), End("interrupted")]
+
+
+@pytest.mark.parametrize("charges", [0, 1])
+def test_a_process_that_breaks_after_an_outcome_blames_nobody(charges: int) -> None:
+    """What waited behind it had not begun: it is neither charged nor suspected."""
+    machine = machine_with((tasks(1)[0], replace(tasks(2)[0], charges=charges)))
+    for index in (1, 2):
+        machine.step(Submitted(0), 0.5)
+        if index == 1:
+            machine.step(Started(0, 1, 1), 1.0)
+            carry_out(machine, machine.step(Finished(0, 1, completed(), 1), 2.0), 2.0)
+    commands = machine.step(WorkerLost(0, FailureReason.EXCEPTION, "its GPU is lost"), 3.0)
+    assert not only(Record, commands)
+    assert [(c.task.index, c.ending) for c in only(RecordAttempt, commands)] == [(2, Interruption.NOT_STARTED)]  # type: ignore[attr-defined]
+    again = carry_out(machine, machine.step(WorkerReady(0), 4.0), 4.0)
+    (submit,) = only(Submit, again)
+    assert [(t.index, t.charges, t.suspected) for t in submit.tasks] == [(2, charges, False)]  # type: ignore[attr-defined]

@@ -88,11 +88,22 @@ def test_a_probe_stands_for_its_part(digits: Dataset) -> None:
     layers = "dropout=p:0.2-"
     alike = Forecast(4, 4, 4, Basis.COUNTED, (layers,) * 4, (1_000,) * 4)
     one, ten = probe(settings(1), digits, alike), probe(settings(1_000), digits, alike)
+    assert one is not None
+    assert ten is not None
     assert one.probes == 4
     assert 0 < one.least <= one.mean <= one.most
     assert ten.least > 20 * one.most
-    uneven = Forecast(40, 40, 40, Basis.COUNTED, (layers,) * 40, (0,) * 39 + (10**9,))
-    assert probe(settings(1), digits, uneven).mean > 0
+    uneven = Forecast(60, 60, 60, Basis.COUNTED, (layers,) * 60, (0,) * 59 + (10**9,))
+    heavy = probe(settings(1), digits, uneven)
+    assert heavy is not None
+    assert heavy.mean > 100 * heavy.most  # one of sixty costs ten thousand times as much as its part's probe
+
+
+def test_a_failed_probe_is_no_measurement(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast it fails."""
+    monkeypatch.setattr("workers.training.build", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    found = Forecast(2, 2, 2, Basis.COUNTED, ("dropout=p:0.2-",) * 2, (1_000,) * 2)
+    assert probe(settings(1), digits, found) is None
 
 
 def test_a_search_with_nothing_valid_to_train(digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
