@@ -24,15 +24,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search.automaton import MOST_CELLS, REASONS, VALID, Automaton, Integers, compiled
+from search.automaton import MOST_CELLS, REASONS, ROWS_AT_ONCE, VALID, Automaton, Integers, compiled
 from search.candidates import RejectionReason
 from search.errors import SpaceError
 from search.shapes import BYTES_PER_NUMBER
 from search.space import CEILINGS, SearchSpace
 
-MOST_ENTRIES = 1_000_000  # cells times layers; ten seconds, and a few hundred MiB
+MOST_ENTRIES = 1_000_000  # cells times layers of the space, or of a string; ten seconds, and a few hundred MiB
 MOST_RANKS = 2**62  # a rank, and a sum of two, fit in 64 bits
-ROWS_AT_ONCE = 8_192  # of a batch: what is computed of them stays in a core's cache
 NOWHERE = -1  # instead of a cell, after a layer that is refused or used up
 
 Counts = npt.NDArray[Any]  # of int64, or of Python's integers where these would overflow
@@ -95,7 +94,10 @@ class Census:
 
         Raises ValueError unless all of them are valid strings of the space.
         """
-        lengths = np.count_nonzero(positions < len(self.space.layers), axis=1)
+        is_layer = positions < len(self.space.layers)
+        lengths = np.count_nonzero(is_layer, axis=1)
+        is_broken = (is_layer[:, 1:] & ~is_layer[:, :-1]).any(axis=1) | (positions < 0).any(axis=1)
+        lengths[is_broken] = 0  # no string: a layer stands behind its end, or there is no such layer
         ranks = np.full(len(positions), NOWHERE, np.int64)
         for length, first in zip(range(self.space.min_layers, self.space.max_layers + 1), self._firsts, strict=False):
             rows = np.flatnonzero(lengths == length)
@@ -220,8 +222,10 @@ def _levels(space: SearchSpace, automaton: Automaton, kinds: Integers) -> tuple[
     sizes = np.bincount(kinds)
     states, left = np.zeros(1, np.int64), sizes[None, :]
     levels: list[_Level] = []
+    cells = 0
     for depth in range(space.max_layers):
-        if (sum(len(level.states) for level in levels) + len(states)) * len(kinds) > MOST_ENTRIES:
+        cells += len(states)
+        if cells * max(len(kinds), space.max_layers) > MOST_ENTRIES:
             raise SpaceError(
                 f"space {space.name} is too large to be counted: its strings reach more than {MOST_ENTRIES:,} pairs of "
                 "shape and layers left; search it with --sampler rejection"
@@ -233,8 +237,8 @@ def _levels(space: SearchSpace, automaton: Automaton, kinds: Integers) -> tuple[
             after[goes_on] = 0
             levels.append(_Level(states, left, after))
             break
-        cells, kind = np.nonzero(goes_on)
-        left_then = left[cells]
+        origin, kind = np.nonzero(goes_on)
+        left_then = left[origin]
         if not space.replacement:
             left_then[np.arange(len(kind)), kind] -= 1
         reached = np.column_stack((targets[goes_on] // automaton.width, left_then))

@@ -206,14 +206,16 @@ def _look_up(name: str, options: Options, *, must_exist: bool) -> "tuple[SearchR
     """The stored search, if the database has it. Raises SettingsError while others run it, unless it is shared."""
     from storage import engine, queries
 
-    engine.require_writable(options.url)
+    if not options.dry_run:
+        engine.require_writable(options.url)
     if not must_exist and not engine.holds_something(options.url):
         return None, None
     with reading(options.url) as connection:
         found = queries.require(connection, name) if must_exist else queries.find(connection, name)
         if found is None:
             return None, None
-        queries.require_room(connection, found.id, _beside(options))
+        if not options.dry_run:
+            queries.require_room(connection, found.id, _beside(options))
         return found, queries.standing(connection, found.id)
 
 
@@ -472,7 +474,7 @@ def _judge(url: str, search_id: int, settings: SearchSettings, listed: tuple[str
     space = settings.space
     if settings.sampler != ListedSampler.name:
         if compiled(space) is None:
-            shapes = MOST_CELLS // len(space.layers)
+            shapes = MOST_CELLS // (len(space.layers) + 1)
             tell(f"space {space.name} reaches more than {shapes:,} shapes: its candidates are checked one by one")
         return judge_with(sampler_of(settings), space.rules)
 

@@ -149,7 +149,7 @@ def test_what_is_not_valid_has_no_rank() -> None:
     """A rejected string, a layer drawn twice, a string that is too short: each is named by its row."""
     found, end = census(CLASSIC), [14] * 8
     good = found.unrank(np.array([3, 77])).tolist()
-    for bad in ([3, 3, *end], [0, 0, *end], [0, 14, *end], [15, 0, *end]):
+    for bad in ([3, 3, *end], [0, 0, *end], [0, 14, *end], [15, 0, *end], [0, 14, 1, *end[1:]], [0, -1, *end]):
         with pytest.raises(ValueError, match="row 1 is no valid architecture of space classic"):
             found.rank(np.array([good[0], bad, good[1]]))
 

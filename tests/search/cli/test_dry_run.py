@@ -16,6 +16,7 @@ from search.samplers import RejectionSampler
 from search.settings import Recipe, SearchSettings
 from search.sieve import judge_with
 from search.space import CLASSIC
+from storage import queries
 from storage.engine import open_for_writing
 from storage.store import SqlStore
 from workers.datasets import Dataset, load
@@ -55,6 +56,20 @@ def test_of_a_search_that_exists_it_says_what_is_left(cli: Cli) -> None:
     assert answer["to train"].split() == [str(valid - 2), "2", "are", "trained", "already"]
     assert "with 3 workers" in answer["hours"]
     assert Path("netsieve.db").read_bytes() == before
+
+
+def test_it_looks_beside_a_running_search(cli: Cli) -> None:
+    """It writes nothing, so it need not wait; and to extend what runs is when one asks."""
+    cli("run", "busy", *RUN, "--candidates", 20, "--max-completed", 1)
+    engine = open_for_writing("sqlite:///netsieve.db")
+    with engine.connect() as connection:
+        found = queries.require(connection, "busy")
+    store = SqlStore(engine, found.id)
+    store.join()
+    assert "is being run by" in cli("resume", "busy", "--workers", 0).stderr
+    assert said(cli("resume", "busy", "--candidates", 40, "--dry-run"))["draws"] == "40"
+    store.leave(None)
+    engine.dispose()
 
 
 def test_it_refuses_what_the_run_would_refuse(cli: Cli) -> None:
