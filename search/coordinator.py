@@ -17,7 +17,8 @@ that it never waits for a message. At the end, when all that is left to train is
 first, batches shrink with what is left, and a worker gets the next one only shortly before it would be idle:
 whatever is queued behind something long cannot go elsewhere any more.
 
-An event costs the same with ten workers and with ten thousand: workers are kept by what they lack.
+An event costs the same with ten workers and with ten thousand: workers are kept by what they lack. All of them are
+looked at only now and then: for one that takes too long, and at the end, for those that will soon be idle.
 """
 
 from collections import Counter, deque
@@ -55,7 +56,7 @@ from search.messages import (
 from search.settings import Limits
 
 BATCH_S = 2.0  # seconds of training that a batch aims at: far above a call's cost, far below a person's patience
-LARGEST_BATCH = 64  # candidates
+LARGEST_BATCH = 128  # candidates
 NETWORK_MACS = 18_500  # what an image costs beyond its multiply-adds, as multiply-adds: see ``cost``
 CONV_MACS = 25_500  # likewise, each convolution
 OPEN_BATCHES = 3  # batches a worker that are kept claimed: one in training, one queued there, one to be dispatched
@@ -192,6 +193,7 @@ class Coordinator:
         self._ready: list[dict[int, None]] = [{} for _ in range(QUEUED_BATCHES + 1)]  # the others, by batches
         self._training: dict[int, Task] = {}  # by worker
         self._resting: dict[int, None] = {}  # workers that are not training
+        self._unfed: dict[int, None] = {}  # workers that have nothing but what is yet to be given to them
         self._pool = _Pool()
         self._isolated: deque[Task] = deque()
         self._held: Counter[int] = Counter()  # tasks by lease: waiting here, waiting at a worker, or in training
@@ -235,7 +237,7 @@ class Coordinator:
     @property
     def is_anyone_idle(self) -> bool:
         """Whether a worker has nothing but what is yet to be given to it."""
-        return any(worker.batches and not worker.batches[0].submitted for worker in self._workers.values())
+        return bool(self._unfed)
 
     def step(self, event: Event, now: float) -> list[Command]:
         """Take in one event at ``now`` (seconds, monotonic); what to do next, in order."""
@@ -288,6 +290,7 @@ class Coordinator:
                 self._fill(number, _Worker(node, ready=True, since=now))
             case Submitted():
                 worker.submitted(now)
+                self._file(event.worker)
             case Started():
                 return self._started(worker, event, now)
             case Finished():
@@ -472,8 +475,10 @@ class Coordinator:
     def _file(self, number: int) -> None:
         """Keep a worker, of which something has changed, where it belongs now."""
         worker = self._workers[number]
-        for numbers in (self._starting, *self._ready):
+        for numbers in (self._starting, *self._ready, self._unfed):
             numbers.pop(number, None)
+        if worker.batches and not worker.batches[0].submitted:
+            self._unfed[number] = None
         (self._ready[len(worker.batches)] if worker.ready else self._starting)[number] = None
         if worker.training:
             self._training[number] = worker.training
@@ -484,7 +489,7 @@ class Coordinator:
 
     def _release(self, number: int) -> None:
         del self._workers[number]
-        for numbers in (self._starting, *self._ready, self._resting):
+        for numbers in (self._starting, *self._ready, self._resting, self._unfed):
             numbers.pop(number, None)
         self._training.pop(number, None)
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25  # seconds; how late a signal, a deadline or the display may be
 RECORD_S = 1.0  # seconds between writes of results
-DISPATCH_S = 0.1  # seconds between writes for dispatch, while every worker has something to do meanwhile
+DISPATCH_S = 0.25  # seconds between writes for dispatch, while every worker has something to do meanwhile
 ASK_S = 2.0  # seconds after which the store is asked even if there is nothing to record, for a stop from elsewhere
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 15.0  # seconds between tries to reach a database that is away
 DRAWS = 1_024  # indices that one transaction draws

@@ -343,6 +343,7 @@ class World:
             end = host.run.turn()
             if end is not None:
                 host.run.finish()
+            self._require_filed(host)
         except HostDown:
             self.trace(f"{now:8.2f}  host down")
             self._kill(host)
@@ -381,6 +382,12 @@ class World:
         else:
             self.ledger.now += self.chance.uniform(0, LEASE_S)
         self._require_unchanged()
+
+    def _require_filed(self, host: Host) -> None:
+        """The machine knows its workers by what they lack, as if it had looked at each."""
+        machine = host.run._machine
+        waits = [number for number, w in machine._workers.items() if w.batches and not w.batches[0].submitted]
+        assert sorted(machine._unfed) == sorted(waits)
 
     def _require_unchanged(self) -> None:
         """What was recorded stays as it was recorded."""

@@ -69,6 +69,7 @@ GET_S = 30.0  # for a reply that is already there
 NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
 LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs: with less, that may be why Ray fails
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
+PRELOAD = "RAY_preload_python_modules"
 GPUS = Path("/proc/driver/nvidia/gpus")  # where Linux lists them, if there are any
 
 
@@ -203,34 +204,53 @@ def _without_idle_servers() -> Iterator[None]:
     private: Any = ray._private  # noqa: SLF001  there is no public way
     places = [
         (private.services, "start_api_server", lambda *_, **__: (None, None)),  # as where it fails, which is no error
-        (private.node.Node, "start_monitor", lambda _: None),
-        (private.node.Node, "start_log_monitor", lambda _: None),
+        (private.node.Node, "start_monitor", lambda *_: None),
+        (private.node.Node, "start_log_monitor", lambda *_: None),
     ]
-    before = [getattr(owner, name) for owner, name, _ in places]
-    for owner, name, nothing in places:
-        setattr(owner, name, nothing)
+    with contextlib.ExitStack() as stack:
+        for owner, name, nothing in places:
+            if hasattr(owner, name):  # else this Ray starts it in another way: slower, no worse
+                stack.enter_context(_in_place_of(owner, name, nothing))
+        yield
+
+
+@contextlib.contextmanager
+def _in_place_of(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Put something in an attribute's place for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        for (owner, name, _), start in zip(places, before, strict=True):
-            setattr(owner, name, start)
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def _preloading() -> Iterator[None]:
+    """Have torch imported, while Ray starts, by the processes that it starts then; one a core, each to be a worker.
+
+    A setting of Ray's own; in the environment, where a Ray that does not know it leaves it alone.
+    """
+    is_given = PRELOAD in os.environ or GPUS.exists()
+    if not is_given:
+        os.environ[PRELOAD] = "workers.training"
+    try:
+        yield
+    finally:
+        if not is_given:
+            del os.environ[PRELOAD]
 
 
 def _start_session(cores: int, quiet: dict[str, Any]) -> None:
-    """A local session, without a dashboard, that ends with this process.
-
-    Ray starts a process a core while it starts. Where each is to be a worker, it imports torch by then already.
-    """
-    preloaded = {} if GPUS.exists() else {"preload_python_modules": ["workers.training"]}
+    """A local session, without a dashboard, that ends with this process."""
     is_new = not TOKEN_FILE.exists()
     try:
-        with without_credentials(), _handlers_kept(), _in_their_own_groups(), _without_idle_servers():
+        with without_credentials(), _handlers_kept(), _in_their_own_groups(), _without_idle_servers(), _preloading():
             ray.init(
                 address="local",
                 num_cpus=cores,
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
-                _system_config=preloaded,
                 **quiet,
             )
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:

@@ -279,6 +279,7 @@ def operations_of_a_candidate(workers: int, *, left_to_draw: bool, stops: bool) 
         machine.step(Recorded(1, 0.5, 4 * workers, left_to_draw=left_to_draw), 1.04)
         machine.step(Tick(), 1.05)
         machine.step(Tick(), 1.06)
+        _ = machine.is_anyone_idle  # as the shell asks, every turn
     return counted.operations
 
 
@@ -287,6 +288,22 @@ def test_an_event_costs_as_much_with_a_thousand_workers(left_to_draw: bool, stop
     """In the middle of a search, at its end, and when it is to stop: no event looks at every worker."""
     few, many = (operations_of_a_candidate(n, left_to_draw=left_to_draw, stops=stops) for n in (10, 1_000))
     assert many <= few + 200
+
+
+def test_knows_who_waits_for_what_is_to_be_recorded_first() -> None:
+    """A worker is idle from the decision to the news that it was given its batch; then it has something."""
+    machine = Coordinator(range(2), LIMITS)
+    machine.step(WorkerReady(0), 0.0)
+    assert not machine.is_anyone_idle  # there is nothing for it
+    machine.step(Claimed(tasks(1), left_to_draw=True), 0.0)
+    assert machine.is_anyone_idle
+    machine.step(Submitted(0), 0.0)
+    assert not machine.is_anyone_idle
+    machine.step(WorkerReady(1), 0.0)
+    machine.step(Claimed(tasks(2), left_to_draw=True), 0.0)
+    assert machine.is_anyone_idle
+    machine.step(WorkerLost(1, None, "gone"), 0.0)
+    assert not machine.is_anyone_idle
 
 
 def test_records_starts_and_outcomes() -> None:

@@ -306,6 +306,17 @@ def test_a_local_session_starts_no_server_that_nobody_asks(session: None) -> Non
 
 
 @pytest.mark.ray
+def test_a_ray_without_our_private_names_starts_as_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version may start its servers in another way: it is let, and the rest is still left out."""
+    node = ray_executor.ray._private.node.Node
+    before = node.start_log_monitor
+    monkeypatch.delattr(node, "start_monitor")
+    with ray_executor._without_idle_servers():
+        assert not hasattr(node, "start_monitor")
+        assert node.start_log_monitor is not before
+    assert node.start_log_monitor is before
+
+
 def test_workers_train_side_by_side(ray_workers: Callable[..., RayExecutor]) -> None:
     """Two workers are two processes, and both have started before either ends."""
     executor = ray_workers(2)
