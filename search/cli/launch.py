@@ -501,7 +501,7 @@ def _work(
     finally:
         if not is_away:  # else others see it by the leases, which expire
             with suppress(Stopped):
-                store.leave(why)
+                store.leave(why, executor.worked)
     return why, signals
 
 

@@ -18,7 +18,7 @@ from click.testing import Result
 from search.cli import launch
 from search.cli.launch import resume, run
 from search.cli.parameters import read_config
-from search.errors import DatabaseAway
+from search.errors import DatabaseAway, Stopped
 
 Cli = Callable[..., Result]
 
@@ -231,6 +231,26 @@ def test_two_searches_in_one_database(cli: Cli, place: Path) -> None:
     for name, seed in (("one", 1), ("two", 2)):
         drawn = json.loads(cli("sample", "-n", 8, "--seed", seed, "--format", "json").stdout)
         assert [row["layers"] for row in asked(cli, "candidates", name)] == [draw["layers"] for draw in drawn]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_without_results_tells_what_its_workers_did(
+    cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """When it leaves: their time since something was last recorded counts as any other."""
+
+    class Idle:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __call__(self) -> str:
+            if fails:
+                raise Stopped("no worker starts")
+            return "asked to"
+
+    monkeypatch.setattr(launch, "Run", Idle)
+    cli("run", "first", *QUICK, "--candidates", 5)
+    assert asked(cli, "status", "first")["worker_seconds"] > 0
 
 
 # ------------------------------------------------------------------ resume
