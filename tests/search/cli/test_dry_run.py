@@ -211,11 +211,11 @@ def test_a_probe_stands_for_its_part(digits: Dataset) -> None:
     assert ten is not None
     assert one.probes == 4
     assert 0 < one.least <= one.mean <= one.most
-    assert ten.least > 20 * one.most
+    assert ten.least > 20 * one.least
     uneven = Forecast(60, 60, 60, Basis.COUNTED, (layers,) * 60, (0,) * 59 + (10**9,))
     heavy = probe(settings(1), digits, uneven)
     assert heavy is not None
-    assert heavy.mean > 100 * heavy.most  # one of sixty costs ten thousand times as much as its part's probe
+    assert heavy.mean > 100 * heavy.least  # one of sixty costs ten thousand times as much as its part's probe
 
 
 def test_a_failed_probe_is_no_measurement(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
