@@ -7,7 +7,8 @@ distinct ones. Where the census cannot count, the first MOST_COUNTED draws are s
 """
 
 import math
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -38,6 +39,15 @@ class Basis(StrEnum):
     SCALED = "scaled"  # the first draws, scaled up: repeats among later ones are not seen
 
 
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """The first ``draws`` indices of a search, each of them drawn and checked."""
+
+    draws: int = 0
+    distinct_at: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # first draws, in order
+    valid_at: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # those that are valid
+
+
 @dataclass(frozen=True)
 class Forecast:
     """Of the first ``draws`` indices of a search."""
@@ -48,6 +58,7 @@ class Forecast:
     basis: Basis
     sample: tuple[str, ...]  # the first distinct valid layer strings, some of many
     macs: tuple[int, ...]  # multiply-adds per image of each
+    counted: Counted = Counted()  # what the forecast knows, of these draws or of the first of them
 
 
 def forecast(sampler: Sampler, rules: Rules, draws: int) -> Forecast:
@@ -59,17 +70,32 @@ def forecast(sampler: Sampler, rules: Rules, draws: int) -> Forecast:
     else:
         most = min(MOST_COUNTED, MOST_LAYERS_COUNTED // sampler.space.max_layers)
         found = _counted_at_once(sampler, min(draws, most))
-    if found.draws == draws:
-        return found
+    return of_first(found, sampler, draws)
+
+
+def of_first(found: Forecast, sampler: Sampler, draws: int) -> Forecast:
+    """What the first ``draws`` indices hold, by what a forecast of the same sampler has counted."""
+    counted = found.counted
+    if draws <= counted.draws or isinstance(sampler, ListedSampler):  # a list is counted whole
+        distinct, valid = (int(np.searchsorted(at, draws)) for at in (counted.distinct_at, counted.valid_at))
+        return replace(found, draws=draws, distinct=distinct, valid=valid, basis=Basis.COUNTED)
     if isinstance(sampler, CensusSampler):
         return replace(found, draws=draws, distinct=draws, valid=draws, basis=Basis.CENSUS)
     try:
-        distinct, valid = expected(sampler.space, draws)
+        distinct, valid = map(round, expected(sampler.space, draws))
+        return replace(found, draws=draws, distinct=distinct, valid=valid, basis=Basis.EXPECTED)
     except SpaceError:
-        share = draws / found.draws
-        distinct, valid = round(found.distinct * share), round(found.valid * share)
+        distinct, valid = (len(at) * draws // counted.draws for at in (counted.distinct_at, counted.valid_at))
         return replace(found, draws=draws, distinct=distinct, valid=valid, basis=Basis.SCALED)
-    return replace(found, draws=draws, distinct=round(distinct), valid=round(valid), basis=Basis.EXPECTED)
+
+
+def draws_until(found: Forecast, sampler: Sampler, valid: int) -> int:
+    """The fewest draws that hold so many distinct valid candidates; all of the forecast's, if they hold fewer."""
+
+    def of(draws: int) -> int:
+        return of_first(found, sampler, draws).valid
+
+    return bisect_left(range(found.draws), valid, 0, found.draws, key=of)
 
 
 def expected(space: SearchSpace, draws: int) -> tuple[float, float]:
@@ -94,9 +120,11 @@ def _counted(judge: Judge, draws: int) -> Forecast:
         for drawn in judge(start, min(start + BATCH, draws)):
             first.setdefault(drawn.layers, drawn)
     valid = [drawn for drawn in first.values() if drawn.verdict.valid]
+    counted = Counted(draws, *(np.array([d.index for d in some], np.int64) for some in (first.values(), valid)))
     sample = valid[:MOST_SAMPLED]
     macs = tuple(drawn.verdict.macs or 0 for drawn in sample)
-    return Forecast(draws, len(first), len(valid), Basis.COUNTED, tuple(drawn.layers for drawn in sample), macs)
+    layers = tuple(drawn.layers for drawn in sample)
+    return Forecast(draws, len(first), len(valid), Basis.COUNTED, layers, macs, counted)
 
 
 def _counted_at_once(sampler: RejectionSampler | CensusSampler, draws: int) -> Forecast:
@@ -110,7 +138,9 @@ def _counted_at_once(sampler: RejectionSampler | CensusSampler, draws: int) -> F
     valid = np.flatnonzero(verdicts.valid)
     sample = architectures(sampler.space, positions[firsts[valid[:MOST_SAMPLED]]].astype(np.int64))
     macs = tuple(verdicts.macs[valid[:MOST_SAMPLED]].tolist())
-    return Forecast(draws, len(firsts), len(valid), Basis.COUNTED, tuple(map(format_architecture, sample)), macs)
+    counted = Counted(draws, firsts, firsts[valid])
+    layers = tuple(map(format_architecture, sample))
+    return Forecast(draws, len(firsts), len(valid), Basis.COUNTED, layers, macs, counted)
 
 
 def _as_one(positions: npt.NDArray[np.int16]) -> npt.NDArray[np.void]:

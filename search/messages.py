@@ -37,18 +37,18 @@ class Task:
 
 @dataclass(frozen=True)
 class WorkerTime:
-    """What workers have done with their time, summed over them."""
+    """What workers have done with their time, summed over them; the fields are columns of ``coordinator``."""
 
-    ready_s: float = 0.0  # seconds since each was ready for its first candidate
+    worker_s: float = 0.0  # seconds since each was ready for its first candidate
     training_s: float = 0.0  # of these, from taking a candidate up to its end; the rest was spent waiting
 
     @property
     def training_share(self) -> float | None:
         """Of their time, 0 to 1; None if there was none."""
-        return self.training_s / self.ready_s if self.ready_s else None
+        return self.training_s / self.worker_s if self.worker_s else None
 
     def __add__(self, other: "WorkerTime") -> "WorkerTime":
-        return WorkerTime(self.ready_s + other.ready_s, self.training_s + other.training_s)
+        return WorkerTime(self.worker_s + other.worker_s, self.training_s + other.training_s)
 
 
 # ------------------------------------------------------------------ events

@@ -147,6 +147,7 @@ class News:
     worked: WorkerTime = WorkerTime()  # what this coordinator's workers have done so far, over all of its run
 
     def __bool__(self) -> bool:
+        """Whether there is something to record; ``worked`` alone is none, it goes with whatever is written next."""
         return bool(self.dispatched or self.started or self.attempts or self.outcomes)
 
     @property

@@ -206,8 +206,8 @@ def standing(connection: Connection, search_id: int) -> Standing:
 def worked(connection: Connection, search_id: int) -> WorkerTime:
     """What the workers of all runs of a search have done with their time; zeros where none has told."""
     sums = (sa.func.coalesce(sa.func.sum(column), 0.0) for column in (coordinator.c.worker_s, coordinator.c.training_s))
-    ready_s, training_s = connection.execute(sa.select(*sums).where(coordinator.c.search_id == search_id)).one()
-    return WorkerTime(ready_s, training_s)
+    worker_s, training_s = connection.execute(sa.select(*sums).where(coordinator.c.search_id == search_id)).one()
+    return WorkerTime(worker_s, training_s)
 
 
 def now(connection: Connection) -> datetime:

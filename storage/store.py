@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Any
@@ -236,20 +237,18 @@ class SqlStore:
             held = set(connection.scalars(sa.select(lease.c.epoch).where(mine).with_for_update()))
             endings = [(task, ending, detail) for task, ending, detail in news.attempts if task.lease in held]
             outcomes = {task: outcome for task, outcome in news.outcomes if task.lease in held}
-            ended = {
-                task.index for task in outcomes
-            }  # an end says how often it had begun; an isolated start is charged
-            begun = [task for task in news.started if task.index not in ended or task.isolated]
-            self._record_starts(connection, [task for task in begun if task.lease in held])
+            started = [task for task in news.started if task.lease in held]
+            dispatched = [task for task in news.dispatched if task.lease in held]
+            self._record_starts(connection, _still_to_tell(started, outcomes))
             self._record_endings(connection, endings, now)
             self._record_outcomes(connection, outcomes, now)
-            self._record_dispatches(connection, [task for task in news.dispatched if task.lease in held], now)
+            self._record_dispatches(connection, dispatched, now)
             if outcomes:
                 connection.execute(lease.delete().where(mine, ~_holds_something()))
             counts = queries.counts(connection, self._search_id)
             best = queries.best(connection, self._search_id)
             lost = frozenset(task.lease for task in news.tasks) - held
-            return Reply(counts, best, lost, self._sign_of_life(connection, now, **_times(news.worked)))
+            return Reply(counts, best, lost, self._sign_of_life(connection, now, news.worked))
 
     def _record_starts(self, connection: Connection, tasks: Sequence[Task]) -> None:
         for begun, same in _grouped(tasks, lambda task: task.begun).items():
@@ -397,8 +396,11 @@ class SqlStore:
             connection.execute(lease.update().where(mine).values(expires_at=now + timedelta(seconds=self.lease_s)))
             self._sign_of_life(connection, now)
 
-    def leave(self, ending: str | None) -> None:
-        """This coordinator ended; ``ending`` says why, or is None when the search is finished."""
+    def leave(self, ending: str | None, worked: WorkerTime | None = None) -> None:
+        """This coordinator ended; ``ending`` says why, or is None when the search is finished.
+
+        ``worked`` is what its workers did in all, also since it last recorded something; None: nothing since then.
+        """
         with self._transaction() as connection:
             now = queries.now(connection)
             mine = lease.delete().where(lease.c.coordinator_id == self._coordinator_id).returning(lease.c.epoch)
@@ -407,15 +409,15 @@ class SqlStore:
             connection.execute(
                 coordinator.update()
                 .where(coordinator.c.id == self._coordinator_id)
-                .values(seen_at=now, ended_at=now, ending=ending)
+                .values(seen_at=now, ended_at=now, ending=ending, **_times(worked))
             )
 
-    def _sign_of_life(self, connection: Connection, now: datetime, **times: float) -> bool:
+    def _sign_of_life(self, connection: Connection, now: datetime, worked: WorkerTime | None = None) -> bool:
         """Say that this coordinator is at work, and what its workers did; whether it was asked to stop."""
         row = connection.scalars(
             coordinator.update()
             .where(coordinator.c.id == self._coordinator_id)
-            .values(seen_at=now, **times)
+            .values(seen_at=now, **_times(worked))
             .returning(coordinator.c.stop_asked)
         )
         return bool(row.one_or_none())
@@ -618,9 +620,19 @@ def _gaps(leases: Iterable[Row[Any]], drawn: int) -> Iterator[tuple[int, int]]:
         yield free, drawn
 
 
-def _times(worked: WorkerTime) -> dict[str, float]:
-    """The columns of a coordinator that say what its workers have done."""
-    return {"worker_s": worked.ready_s, "training_s": worked.training_s}
+def _still_to_tell(started: Iterable[Task], outcomes: Collection[Task]) -> list[Task]:
+    """Those of the starts that outcomes recorded with them do not tell.
+
+    An outcome says how often its candidate had begun. The attempt of an isolated one notes its start as well, for
+    that is what it is charged with.
+    """
+    ended = {task.index for task in outcomes}
+    return [task for task in started if task.isolated or task.index not in ended]
+
+
+def _times(worked: WorkerTime | None) -> dict[str, float]:
+    """The columns of a coordinator that say what its workers have done, where there is something to say."""
+    return {} if worked is None else asdict(worked)
 
 
 def _ending(outcome: Outcome, now: datetime) -> dict[str, Any]:

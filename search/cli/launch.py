@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from search.candidates import Status
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns, tell
 from search.cli.parameters import NO_LENGTHS, Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
-from search.run import Executor, Run, StopRequest
+from search.run import Counts, Executor, Run, StopRequest
 from search.settings import TRAINING_VERSION, Limits, Recipe, SearchSettings, difference, require_trainable
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
+    from search.cli.dry_run import Begun
     from search.samplers import Sampler
     from search.sieve import Drawn, Judge
     from storage.queries import Beside, SearchRow, Standing
@@ -132,25 +134,59 @@ def _forecast(name: str, options: Options, settled: _Settled) -> None:
 
     from search.cli.dry_run import print_costs
     from storage.engine import serves_many_machines
-    from workers.executors import cores
 
     dataset, settings = _prepare(name, options, settled.stored)
+    wanted = _wants_gpu(options, settings)
+    if wanted and not torch.cuda.is_available():
+        raise SettingsError(f"--dry-run {wanted}: torch sees no GPU here, on which a training could be timed")
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--dry-run --device cuda: torch sees no GPU here, on which a training could be timed")
-    counts = settled.standing.counts if settled.standing else None
-    here = torch.cuda.device_count() if device == "cuda" else cores()
-    workers = 1 if options.workers == 0 else options.workers or (None if options.ray_address else here)
     print_costs(
         name,
         replace(settings, device=device),
         settled.listed,
         dataset,
-        settled.limits.candidates,
-        counts.completed + counts.failed if counts else 0,
-        workers,
+        settled.limits,
+        _begun(name, options, settled),
+        _trainers(options, device),
         is_postgres=serves_many_machines(options.url),
     )
+
+
+def _begun(name: str, options: Options, settled: _Settled) -> "Begun":
+    """How the search will stand when its run begins."""
+    from search.cli.dry_run import Begun
+    from storage import queries
+
+    if settled.standing is None:
+        return Begun(Counts(settled.limits.candidates, drawn=0, rejected=0, completed=0, failed=0, open=0))
+    with reading(options.url) as connection:
+        search_id = queries.require(connection, name).id
+        failures = queries.failures(connection, search_id, queries.By.REASON)
+        best = queries.best(connection, search_id)
+    counts = settled.standing.counts
+    retried = sum(row.candidates for row in failures if row.status is Status.FAILED and row.reason in options.retry)
+    return Begun(
+        replace(counts, failed=counts.failed - retried, open=counts.open + retried),
+        retried,
+        best.val_accuracy if best else None,
+        is_shared=settled.standing.state is queries.State.RUNNING,
+    )
+
+
+def _trainers(options: Options, device: str) -> int | None:
+    """How many workers will train at once, as far as that can be told without Ray; None: as many as a cluster has."""
+    import torch
+
+    from workers.executors import cores
+
+    if options.workers is not None:
+        return max(1, options.workers)
+    if options.ray_address is not None:
+        return None
+    if device == "cpu":
+        return cores()
+    gpus, share = torch.cuda.device_count(), options.gpus_per_worker or 1.0
+    return max(1, min(cores(), gpus * int(1 / share) if share <= 1 else int(gpus / share)))
 
 
 def _require_consistent(options: Options) -> None:
@@ -365,9 +401,7 @@ def _start_workers(
         return DeferredTrainer(dataset, *made, test, settings.training_version)
 
     executor: Executor
-    wanted = "--device cuda" if settings.device == "cuda" else None
-    if options.gpus_per_worker is not None:
-        wanted = f"--gpus-per-worker {options.gpus_per_worker:g}"
+    wanted = _wants_gpu(options, settings)
     here = options.ray_address is None or options.workers == 0
     if wanted and here and not _sees_gpu():
         raise SettingsError(f"{wanted}: torch sees no GPU here; train with --device cpu, or give --ray-address")
@@ -387,6 +421,13 @@ def _start_workers(
         executor = RayExecutor(trainer(device), workers)
     stack.callback(executor.close)
     return executor, replace(settings, device=device)
+
+
+def _wants_gpu(options: Options, settings: SearchSettings) -> str | None:
+    """The option that says so, if training needs a GPU."""
+    if options.gpus_per_worker is not None:
+        return f"--gpus-per-worker {options.gpus_per_worker:g}"
+    return "--device cuda" if settings.device == "cuda" else None
 
 
 def _sees_gpu() -> bool:
@@ -460,7 +501,7 @@ def _work(
     finally:
         if not is_away:  # else others see it by the leases, which expire
             with suppress(Stopped):
-                store.leave(why)
+                store.leave(why, executor.worked)
     return why, signals
 
 

@@ -102,7 +102,7 @@ _SEARCH = [  # what makes a search, and when a run of it ends
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there are GPUs, else cpu."),
     click.option(
         "--config", type=click.Path(path_type=Path), callback=read_config, is_eager=True, expose_value=False,
-        help="A TOML file of these options; those that are typed win.",
+        help="A TOML file of these options, flags as true or false; those that are typed win.",
     ),
 ]  # fmt: skip
 

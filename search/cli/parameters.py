@@ -45,6 +45,7 @@ class Reasons(click.ParamType[frozenset[FailureReason]]):
     """Reasons of failures, with commas between them."""
 
     name = "REASON,..."
+    separator = ","
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[FailureReason]:
         """To a set of reasons."""
@@ -77,6 +78,7 @@ class Lengths(click.ParamType[tuple[int, int]]):
     """A number of layers, or a range of them."""
 
     name = "LOW-HIGH"
+    separator = "-"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """To the fewest and the most layers."""
@@ -166,10 +168,27 @@ def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
             raise SettingsError(f"--config {path}: unknown key {quoted(key)}; the keys are {keys}")
         if option.name in taken:
             raise SettingsError(f"--config {path}: {key} stands twice, with '-' and with '_'; keep one")
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise SettingsError(f"--config {path}: {key} = {quoted(str(value))}: must be a number or a string")
-        taken[option.name] = str(value)
+        try:
+            taken[option.name] = _as_typed(option, value)
+        except SettingsError as error:
+            raise SettingsError(f"--config {path}: {key} = {quoted(str(value))}: {error}") from None
     ctx.default_map = {**(ctx.default_map or {}), **taken}
+
+
+def _as_typed(option: click.Option, value: Any) -> str | bool:
+    """A value of TOML as the option takes it, to be converted: a flag's, a text, or a list as a text.
+
+    Raises SettingsError.
+    """
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise SettingsError("must be true or false")
+        return value
+    separator = getattr(option.type, "separator", None)
+    values = value if separator is not None and isinstance(value, list) else [value]
+    if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in values):
+        raise SettingsError(f"must be a number or a string{'' if separator is None else ', or a list of them'}")
+    return (separator or "").join(map(str, values))
 
 
 def name_argument() -> Callable[[Command], Command]:

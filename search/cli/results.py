@@ -108,7 +108,7 @@ def status(name: str, url: str, style: str) -> None:
         **numbers,
         "best": as_record(best[0]) if best else None,
         "stopped_because": standing.stopped_because,
-        "worker_seconds": round(worked.ready_s, 3),
+        "worker_seconds": round(worked.worker_s, 3),
         "training_seconds": round(worked.training_s, 3),
         "training_share": worked.training_share,
     }

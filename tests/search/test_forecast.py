@@ -7,7 +7,7 @@ import pytest
 
 from search import automaton, forecast
 from search.automaton import compiled
-from search.forecast import Basis, expected
+from search.forecast import Basis, draws_until, expected, of_first
 from search.layer_string import format_architecture
 from search.samplers import CensusSampler, ListedSampler, RejectionSampler, Sampler
 from search.sieve import judge_with
@@ -103,3 +103,43 @@ def test_a_list_is_counted() -> None:
     good, bad = format_architecture(CLASSIC.layers[:1]), format_architecture(CLASSIC.layers[3:4])
     found = forecast.forecast(ListedSampler((good, bad, good)), CLASSIC.rules, 3)
     assert (found.distinct, found.valid, found.sample) == (2, 1, (good,))
+
+
+@pytest.mark.parametrize("space", [CLASSIC, SHORT])
+def test_of_counted_draws_any_beginning_is_known(space: SearchSpace) -> None:
+    """As if only that had been drawn; and the fewest draws that hold so many valid ones."""
+    sampler = RejectionSampler(space, 3)
+    found = forecast.forecast(sampler, space.rules, 3_000)
+    for draws in (1, 77, 2_999):
+        part = of_first(found, sampler, draws)
+        assert (part.draws, part.distinct, part.valid) == (draws, *really(sampler, draws))
+    draws = draws_until(found, sampler, 50)
+    assert [really(sampler, draws + more)[1] for more in (-1, 0)] == [49, 50]
+    assert draws_until(found, sampler, 0) == 0
+    assert draws_until(found, sampler, found.valid + 1) == 3_000
+
+
+def test_beyond_what_is_counted_a_beginning_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same rules as the whole: expected, from the census, or scaled."""
+    monkeypatch.setattr(forecast, "MOST_COUNTED", 1_000)
+    sampler = RejectionSampler(CLASSIC, 5)
+    found = forecast.forecast(sampler, CLASSIC.rules, 2**63 - 1)
+    draws = draws_until(found, sampler, 10**6)
+    assert round(expected(CLASSIC, draws)[1]) == 10**6
+    assert of_first(found, sampler, draws).basis is Basis.EXPECTED
+    census = CensusSampler(CLASSIC, 0)
+    assert draws_until(forecast.forecast(census, CLASSIC.rules, census.size), census, 10**7) == 10**7
+    budget = replace(CLASSIC, max_parameters=20_000)
+    sampler = RejectionSampler(budget, 0)
+    found = forecast.forecast(sampler, budget.rules, 50_000)
+    assert of_first(found, sampler, 25_000).valid == pytest.approx(found.valid / 2, abs=1)
+    assert draws_until(found, sampler, found.valid // 2) == pytest.approx(25_000, abs=found.draws / found.valid)
+
+
+def test_of_a_list_the_draw_of_its_nth_valid_string_is_known() -> None:
+    """Rejected and repeated ones before it included."""
+    first, second, bad = (format_architecture(CLASSIC.layers[i : i + 1]) for i in (0, 1, 3))
+    sampler = ListedSampler((bad, first, first, second, bad))
+    found = forecast.forecast(sampler, CLASSIC.rules, 5)
+    assert draws_until(found, sampler, 2) == 4
+    assert of_first(found, sampler, 3).distinct == 2

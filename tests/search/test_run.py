@@ -112,7 +112,7 @@ def test_a_run_records_what_its_workers_did(search: Search) -> None:
     search.run(show=shown.append)
     with search.engine.connect() as connection:
         worked = queries.worked(connection, 1)
-    assert 0 < worked.training_s < worked.ready_s
+    assert 0 < worked.training_s < worked.worker_s
     assert shown[-1].worked == worked
 
 

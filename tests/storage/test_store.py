@@ -117,6 +117,8 @@ def test_what_workers_did_is_summed_over_coordinators(engine: Engine) -> None:
     one.leave(None)
     assert worked() == WorkerTime(25.0, 19.0)
     assert worked().training_share == 0.76
+    other.leave("asked to", WorkerTime(10.0, 3.0))
+    assert worked() == WorkerTime(30.0, 21.0)
 
 
 def test_a_target_can_only_grow(engine: Engine, store: SqlStore) -> None:

@@ -211,7 +211,7 @@ def test_a_worker_measures_what_it_does_with_its_time(executor: Executor) -> Non
     hear(executor, lambda events: Started(0, 2, 0) in events)
     trained = executor.worked
     assert waited.training_s == 0
-    assert 0.25 <= trained.training_s <= trained.ready_s - waited.ready_s  # steps are timed one by one
+    assert 0.25 <= trained.training_s <= trained.worker_s - waited.worker_s  # steps are timed one by one
     hear_nothing(executor)
     assert executor.worked.training_s > trained.training_s + QUIET_S / 2  # it hangs: in training
     executor.replace(0)
@@ -221,7 +221,7 @@ def test_a_worker_measures_what_it_does_with_its_time(executor: Executor) -> Non
     executor.release(0)
     worked = executor.worked
     assert worked.training_s == pytest.approx(replaced.training_s, abs=0.1)
-    assert worked.ready_s >= replaced.ready_s + QUIET_S
+    assert worked.worker_s >= replaced.worker_s + QUIET_S
     executor.close()
 
 

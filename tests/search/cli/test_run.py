@@ -3,18 +3,22 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import Result
 
 from search.cli import launch
-from search.errors import DatabaseAway
+from search.cli.launch import resume, run
+from search.cli.parameters import read_config
+from search.errors import DatabaseAway, Stopped
 
 Cli = Callable[..., Result]
 
@@ -229,6 +233,26 @@ def test_two_searches_in_one_database(cli: Cli, place: Path) -> None:
         assert [row["layers"] for row in asked(cli, "candidates", name)] == [draw["layers"] for draw in drawn]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_without_results_tells_what_its_workers_did(
+    cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """When it leaves: their time since something was last recorded counts as any other."""
+
+    class Idle:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __call__(self) -> str:
+            if fails:
+                raise Stopped("no worker starts")
+            return "asked to"
+
+    monkeypatch.setattr(launch, "Run", Idle)
+    cli("run", "first", *QUICK, "--candidates", 5)
+    assert asked(cli, "status", "first")["worker_seconds"] > 0
+
+
 # ------------------------------------------------------------------ resume
 
 
@@ -272,12 +296,54 @@ def test_options_of_a_configuration_file_count_as_typed(cli: Cli, copied: Path) 
     refused(cli("run", "second", "--workers", 0, "--config", "run.toml"), "seed: stored 0, given 3")
 
 
+@pytest.mark.parametrize("lengths", ["lengths = [2, 3]", 'lengths = "2-3"'])
+def test_flags_and_lists_stand_in_a_configuration_file(cli: Cli, place: Path, lengths: str) -> None:
+    """A flag is true, or false as if it were not there; several values are a list, or what one types."""
+    Path("run.toml").write_text(f"census-all = true\ndry_run = true\njoin = false\n{lengths}\n", encoding="utf-8")
+    result = cli("run", "first", "--dataset", "digits", "--workers", 0, "--config", "run.toml")
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"^valid +1,320 ", result.stdout, re.MULTILINE)
+    assert not Path("netsieve.db").exists()
+    Path("run.toml").write_text("census-all = false\n", encoding="utf-8")
+    assert cli("run", "first", *QUICK, "--candidates", 3, "--config", "run.toml").exit_code == 0
+    assert asked(cli, "status", "first")["drawn"] == 3
+
+
+def test_a_configuration_file_names_reasons_to_retry(cli: Cli, copied: Path) -> None:
+    """As a list, or with commas between them; of resume only, as on the command line."""
+    for reasons in ('["timeout", "worker_died"]', '"timeout,worker_died"'):
+        Path("run.toml").write_text(f"retry = {reasons}\n", encoding="utf-8")
+        result = cli("resume", "second", "--workers", 0, "--max-completed", 1, "--config", "run.toml")
+        assert "opened 0 failed candidates again (timeout, worker_died)" in result.stderr
+    Path("run.toml").write_text('retry = ["timeout", "boredom"]\n', encoding="utf-8")
+    refused(cli("resume", "second", "--config", "run.toml"), "'boredom' is no reason of a failure")
+
+
+@pytest.mark.parametrize("command", [run, resume], ids=["run", "resume"])
+def test_every_option_can_stand_in_a_configuration_file(command: click.Command, place: Path) -> None:
+    """By its name, with a value of TOML that is what one types; flags with true."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name != "config":
+            value = "true" if option.is_flag else '"1"'
+            Path("run.toml").write_text(f"{option.opts[0].lstrip('-')} = {value}\n", encoding="utf-8")
+            ctx = click.Context(command)
+            read_config(ctx, option, Path("run.toml"))
+            assert ctx.default_map == {option.name: True if option.is_flag else "1"}
+
+
 BAD_CONFIGS = {
     "unknown key": ("candidats = 5", ("unknown key 'candidats'", "batch-size, candidates, census-all, data-dir")),
     "config in config": ('config = "other.toml"', ("unknown key 'config'",)),
     "the name": ('name = "first"', ("unknown key 'name'",)),
     "a table": ("[run]\nseed = 1", ("unknown key 'run'",)),
     "a list": ("seed = [1]", ("seed", "must be a number or a string")),
+    "a number for a flag": ("census-all = 1", ("census-all = '1'", "must be true or false")),
+    "a string for a flag": ('join = "yes"', ("join = 'yes'", "must be true or false")),
+    "a list for a flag": ("dry-run = [true]", ("dry-run", "must be true or false")),
+    "true among numbers": ("lengths = [true, 3]", ("lengths", "must be a number or a string, or a list of them")),
+    "a list in a list": ("lengths = [[2, 3]]", ("lengths", "must be a number or a string, or a list of them")),
+    "three lengths": ("lengths = [2, 3, 4]", ("'--lengths'", "'2-3-4' is no range of lengths")),
+    "no lengths": ("lengths = []", ("'--lengths'", "is no range of lengths")),
     "true": ("seed = true", ("seed", "must be a number or a string")),
     "wrong type": ('seed = "abc"', ("'--seed'", "'abc'")),
     "out of range": ("candidates = 0", ("'--candidates'", "0")),
