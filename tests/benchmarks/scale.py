@@ -60,7 +60,8 @@ COORDINATORS = (1, 2, 4, 8)
 def population() -> list[tuple[str, int, float]]:
     """(layers, multiply-adds, cost; 1 on average) of the first 10,000 distinct valid candidates of seed 0.
 
-    Costs are those of ``costs.py``'s formula for the shape trace, times the noise that it leaves.
+    Costs are those of ``costs.py``'s formula for the shape trace, fitted to version 1 of the training, times the
+    noise that it leaves.
     """
     judge, found, chance = judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules), {}, random.Random(1)
     for start in range(0, 10**6, 8_192):
