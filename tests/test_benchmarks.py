@@ -6,10 +6,13 @@ installed is skipped; they are the extra ``bench``.
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
-from tests.benchmarks import end_to_end, measure, peers
+from search.settings import TRAINING_VERSION
+from tests.benchmarks import end_to_end, fleet, measure, peers, scale
 from tests.benchmarks.end_to_end import CONTESTANTS, Size, candidates, missing, require_same_work, run
 
 STRINGS, _ = candidates(8)
@@ -65,10 +68,41 @@ def test_rounds_alternate() -> None:
     assert values == {"a": [0.0, 3.0, 4.0], "b": [1.0, 2.0, 5.0]}
 
 
+def test_what_takes_long_is_measured_once() -> None:
+    """Its ratio is of the round that it has."""
+    values = measure.in_turn(2, {"short": lambda: 1.0, "long": lambda: 9.0}, once_above=5.0)
+    assert values == {"short": [1.0, 1.0], "long": [9.0]}
+    assert measure.times(values["long"], values["short"]) == 9.0
+
+
 def test_ratios_are_of_the_same_round() -> None:
     """The median of the ratios, not the ratio of the medians: a slow round is slow for both."""
     assert measure.times([2.0, 20.0, 8.0], [1.0, 10.0, 2.0]) == 2.0
     assert measure.spread([3.0, 1.0, 2_000.0]) == "3.0 (1.0 to 2,000.0)"
+
+
+def test_peers_train_what_their_users_would_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own convolutions; only the contestant that says so has netsieve's."""
+
+    def convolutions(*version: int) -> set[type[nn.Module]]:
+        layers = "conv=channel_factor:2,kernel_size:3,stride:1,padding:0-"
+        return {type(module) for module in peers.network_of(layers, *version) if isinstance(module, nn.Conv2d)}
+
+    assert convolutions() == {nn.Conv2d}
+    assert convolutions(TRAINING_VERSION) != {nn.Conv2d}
+    used: Any = []
+    monkeypatch.setattr(peers, "lean_pool", lambda *arguments: used.append(arguments[1:]))
+    unread: Any = None
+    peers.lean_pool_fast(unread)
+    assert used == [(TRAINING_VERSION,)]
+
+
+def test_a_simulated_fleet_trains_a_search() -> None:
+    """It has all that the loop asks of an executor and of a store."""
+    trainings = scale.Trainings(0, 2.0)
+    ran = fleet.run(2, trainings.judge, 5 * scale.DRAWS_A_CANDIDATE, trainings.seconds, fleet.Prices())
+    assert ran.trained == 5
+    assert 0 < ran.busy <= 1
 
 
 def test_every_peer_is_described() -> None:

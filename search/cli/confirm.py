@@ -24,8 +24,8 @@ from search.cli.parameters import COUNT, default_data_dir, name_argument
 from search.cli.results import reading
 from search.cli.retrain import require_same_images
 from search.cli.signals import exit_code
-from search.errors import InvalidInput
-from search.settings import CANDIDATES, LARGEST_INTEGER, require_name
+from search.errors import InvalidInput, SettingsError
+from search.settings import CANDIDATES, LARGEST_INTEGER, SearchSettings, require_name, require_trainable
 
 if TYPE_CHECKING:
     from storage.queries import CandidateDetails, CandidateRow, SearchRow
@@ -70,6 +70,8 @@ def confirm(ctx: click.Context, /, name: str, top: int, seeds: int, style: str, 
     search, best = _chosen(name, top, work["url"])
     names = [require_name(f"{name}.confirm-{number}") for number in range(1, seeds + 1)]
     settings = search.settings
+    require_trainable(name, settings)
+    _require_same_training(work["url"], name, settings, names)
     require_same_images(load(settings.dataset, work["data_dir"] or default_data_dir()), name, settings)
     code = 0
     for number, confirming in enumerate(names, 1):
@@ -97,6 +99,21 @@ def _chosen(name: str, top: int, url: str) -> "tuple[SearchRow, list[CandidateRo
     if not best:
         raise InvalidInput(f"NAME {name}: no candidate is completed yet; go on with it: netsieve resume {name}")
     return search, best
+
+
+def _require_same_training(url: str, name: str, settings: SearchSettings, names: Sequence[str]) -> None:
+    """Raise SettingsError if a confirming search that is there is trained by another version than what it confirms."""
+    from storage import queries
+
+    with reading(url) as connection:
+        found = [search for each in names if (search := queries.find(connection, each))]
+    for search in found:
+        if search.settings.training_version != settings.training_version:
+            raise SettingsError(
+                f"NAME {name}: search {search.name} was trained by version {search.settings.training_version} of the "
+                f"training, {name} is trained by version {settings.training_version}; delete it (netsieve delete "
+                f"{search.name}) and confirm again"
+            )
 
 
 def _strings(url: str, confirming: str, best: "Sequence[CandidateRow]") -> tuple[str, ...]:
@@ -141,6 +158,7 @@ def _options(
         target_accuracy=None,
         retry=frozenset(),
         test=True,
+        training_version=settings.training_version,
         typed=frozenset(typed | made.keys()),
     )
 

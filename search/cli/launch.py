@@ -24,7 +24,7 @@ from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
 from search.run import Counts, Executor, Run, StopRequest
-from search.settings import TRAINING_VERSION, Limits, Recipe, SearchSettings, difference, require_trainable
+from search.settings import Limits, Recipe, SearchSettings, difference, require_trainable
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
         device=options.device or "",  # settled by the workers that there are
         test=options.test,
         lengths=options.lengths,
-        training_version=TRAINING_VERSION,
+        training_version=options.training_version,
     )
 
 

@@ -21,7 +21,7 @@ from search.cli.parameters import (
     space_option,
 )
 from search.cli.strings import read_strings
-from search.settings import CANDIDATES, Recipe
+from search.settings import CANDIDATES, TRAINING_VERSION, Recipe
 from search.space import SearchSpace
 
 
@@ -57,6 +57,7 @@ class Options:
     join: bool
     retry: frozenset[FailureReason]  # of failed candidates to open again
     test: bool  # measure final networks on the dataset's test images, too
+    training_version: int  # of a new search
     typed: frozenset[str]  # the options that were given, on the command line, by environment or in a --config
 
     def given(self, *names: str) -> dict[str, Any]:
@@ -146,6 +147,7 @@ def gather(ctx: click.Context, values: dict[str, Any]) -> Options:
     """The options as they came, and which of them were typed."""
     values.setdefault("retry", frozenset())
     values.setdefault("test", False)
+    values.setdefault("training_version", TRAINING_VERSION)
     typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     if values["census_all"] and "sampler" not in typed:
         values["sampler"] = "census"

@@ -1,7 +1,8 @@
 """How well a candidate's shape trace predicts what its training costs.
 
-    python -m tests.benchmarks.costs                          about a quarter of an hour
+    python -m tests.benchmarks.costs                          about four minutes
     python -m tests.benchmarks.costs --measured costs.json    keep the measurement there, or fit again what is there
+    python -m tests.benchmarks.costs --version 1              of older searches; by default what new ones train
 
 The first distinct valid candidates of the classic space, seed 0, train for an epoch by the real trainer on one
 thread, all of them in turn, in several rounds; a candidate's cost is its least processor time over the rounds, so
@@ -11,8 +12,6 @@ the errors' logarithms, and judged on candidates that the fit did not see (ten f
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -23,14 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
+from search import coordinator
 from search.layer_string import parse
 from search.layers import KINDS
+from search.messages import Task
 from search.samplers import RejectionSampler
-from search.settings import Recipe
+from search.settings import TRAINING_VERSION, Recipe
 from search.shapes import check
 from search.sieve import judge_with
 from search.space import CLASSIC
 from tests.benchmarks.end_to_end import SHARED_DATA
+from tests.benchmarks.measure import machine
+from tests.benchmarks.peers import dataset_name
 
 DRAWS = 20_000  # of which enough are valid
 FOLDS = 10
@@ -51,17 +54,15 @@ def strings(count: int) -> list[str]:
     return list(dict.fromkeys(d.layers for d in drawn if d.verdict.valid))[:count]
 
 
-def measure(candidates: Sequence[str], rounds: int, data_dir: Path) -> list[list[Cost]]:
-    """Train them all for an epoch, ``rounds`` times; the costs of each round."""
-    import torch
-
+def measure(candidates: Sequence[str], options: argparse.Namespace) -> list[list[Cost]]:
+    """Train them all for an epoch, in some rounds; the costs of each round."""
     from workers.datasets import load
     from workers.training import Trainer
 
-    print(f"torch {torch.__version__}")
-    dataset = load("mnist" if data_dir.exists() else "digits", data_dir)
-    trainer = Trainer(dataset, CLASSIC.rules, Recipe(train_images=min(5_000, len(dataset.images)), epochs=1), 0)
-    prepared = trainer.prepare()
+    rounds, data_dir = options.rounds, options.data_dir
+    dataset = load(dataset_name(data_dir), data_dir)
+    recipe = Recipe(train_images=min(5_000, len(dataset.images)), epochs=1)
+    prepared = Trainer(dataset, CLASSIC.rules, recipe, 0, version=options.version).prepare()
     for layers in candidates[:3]:  # what a first use loads
         list(prepared.train(layers))
     found = []
@@ -105,7 +106,7 @@ INTO_KINDS = tuple(f"elements into {kind}s" for kind in KINDS)
 FORMULAS: dict[str, tuple[str, ...]] = {
     "multiply-adds, 1": ("macs", "1"),
     "multiply-adds, 1, layers": ("macs", "1", "layers"),
-    "multiply-adds, 1, convs": ("macs", "1", "convs"),  # what search/coordinator.py takes
+    "multiply-adds, 1, convs": ("macs", "1", "convs"),  # what search/coordinator.py takes, with constants of its own
     "multiply-adds, 1, layers by kind": ("macs", "1", *ALL_KINDS),
     "multiply-adds, 1, layers by kind, parameters": ("macs", "1", *ALL_KINDS, "parameters"),
     "elements, 1, layers": ("elements", "1", "layers"),
@@ -161,25 +162,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How well a shape trace predicts what a training costs.")
     parser.add_argument("--candidates", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--version", type=int, default=TRAINING_VERSION, help="of the training")
     parser.add_argument("--data-dir", type=Path, default=SHARED_DATA)
     parser.add_argument("--measured", type=Path, help="file of the measurement, written if it is not there")
     options = parser.parse_args()
+    print(f"## Costs\n\n{machine('torch', 'numpy')}\n")
     if options.measured and options.measured.exists():
-        found = [[Cost(**cost) for cost in each] for each in json.loads(options.measured.read_text())]
+        kept = json.loads(options.measured.read_text())
+        version, found = kept["version"], [[Cost(**cost) for cost in each] for each in kept["rounds"]]
     else:
-        found = measure(strings(options.candidates), options.rounds, options.data_dir)
+        version, found = options.version, measure(strings(options.candidates), options)
         if options.measured:
-            options.measured.write_text(json.dumps([[asdict(cost) for cost in each] for each in found]))
+            kept = {"version": version, "rounds": [[asdict(cost) for cost in each] for each in found]}
+            options.measured.write_text(json.dumps(kept))
     rows = [features(cost.layers) for cost in found[0]]
     seconds = np.array([min(cost.processor_s for cost in each) for each in zip(*found, strict=True)])
     again = np.array([min(cost.processor_s for cost in each) for each in zip(*found[::2], strict=True)])
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}")
-    print(f"{len(rows)} candidates, {len(found)} rounds, an epoch: processor seconds {quantiles(seconds)}")
-    print(f"wall seconds a round {', '.join(f'{sum(c.wall_s for c in each):.0f}' for each in found)}\n")
+    print(f"Version {version} of the training, {len(rows)} candidates, an epoch, {len(found)} rounds.")
+    print(f"Processor seconds: {quantiles(seconds)}")
+    print(f"Wall seconds a round: {', '.join(f'{sum(c.wall_s for c in each):.0f}' for each in found)}\n")
     print("| predicted from | R^2 | error, median | error, 90 % | standard deviation of its logarithm |")
     print("| --- | ---: | ---: | ---: | ---: |")
     print(judged("every other round (the noise)", again, seconds))
     print(judged("macs + 100,000", np.array([row["macs"] + 100_000 for row in rows]), seconds))
+    tasks = [Task(0, each.layers, int(row["macs"])) for each, row in zip(found[0], rows, strict=True)]
+    print(judged("search/coordinator.py", np.array([float(coordinator.cost(task)) for task in tasks]), seconds))
     for what, names in FORMULAS.items():
         print(judged(what, predict(names, rows, seconds), seconds))
     print("\nFitted to all, seconds of an epoch:")

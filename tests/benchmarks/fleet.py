@@ -13,7 +13,7 @@ from itertools import count
 
 from search.candidates import Measurement, Outcome
 from search.coordinator import Coordinator
-from search.messages import Event, Finished, Started, Task, WorkerEvent, WorkerReady
+from search.messages import Event, Finished, Started, Task, WorkerEvent, WorkerReady, WorkerTime
 from search.run import Claims, Counts, News, Reply, Run, StopRequest
 from search.settings import Limits
 from search.sieve import Drawn
@@ -78,6 +78,10 @@ class Fleet:
     @property
     def workers(self) -> int:
         return len(self.slots)
+
+    @property
+    def worked(self) -> WorkerTime:
+        return WorkerTime(len(self.slots) * self.clock.now, self.trained_s())
 
     def _say(self, at: float, event: WorkerEvent) -> None:
         heapq.heappush(self._coming, (at, next(self._order), event))

@@ -1,6 +1,7 @@
 """What the benchmarks share: the line that says where and with what, and timing of several things in turn."""
 
 import datetime as dt
+import math
 import os
 import platform
 import statistics
@@ -24,8 +25,10 @@ def machine(*packages: str) -> str:
     ])  # fmt: skip
 
 
-def in_turn(rounds: int, measured: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """What each gives, by name, a value a round.
+def in_turn(
+    rounds: int, measured: Mapping[str, Callable[[], float]], once_above: float = math.inf
+) -> dict[str, list[float]]:
+    """What each gives, by name, a value a round; only the first value, where that is larger than ``once_above``.
 
     Everything is measured once a round, and every second round runs backwards, so that a machine whose
     speed drifts is fair to all.
@@ -33,7 +36,8 @@ def in_turn(rounds: int, measured: Mapping[str, Callable[[], float]]) -> dict[st
     values: dict[str, list[float]] = {name: [] for name in measured}
     for number in range(rounds):
         for name in list(measured)[:: -1 if number % 2 else 1]:
-            values[name].append(measured[name]())
+            if not values[name] or values[name][0] <= once_above:
+                values[name].append(measured[name]())
     return values
 
 
@@ -44,5 +48,5 @@ def spread(values: Iterable[float], digits: int = 1) -> str:
 
 
 def times(values: Iterable[float], base: Iterable[float]) -> float:
-    """How many times ``base`` the values are: the median of the ratios round by round."""
-    return statistics.median(value / one for value, one in zip(values, base, strict=True))
+    """How many times ``base`` the values are: the median of the ratios round by round, as far as both go."""
+    return statistics.median(value / one for value, one in zip(values, base, strict=False))

@@ -1,6 +1,6 @@
 """What a candidate costs beside its training: whole searches with a trainer that does nothing.
 
-    python -m tests.benchmarks.orchestration                        about half an hour
+    python -m tests.benchmarks.orchestration                        some five minutes
     python -m tests.benchmarks.orchestration --most 1000000 --rounds 1
     python -m tests.benchmarks.orchestration --most 10000 --only valid/sqlite/ray --profile
 
@@ -16,8 +16,6 @@ coordinator's (on SQLite its caches included): when all was imported and the wor
 import argparse
 import cProfile
 import json
-import multiprocessing
-import platform
 import pstats
 import sqlite3
 import statistics
@@ -27,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,6 +41,7 @@ from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
 from storage.engine import open_for_writing
 from storage.store import SqlStore
+from tests.benchmarks.measure import machine
 from tests.databases import postgres_server
 from workers.executors import InProcessExecutor
 
@@ -172,7 +170,7 @@ def search(draws: str, url: str, executor_name: str, most: int, *, profile: bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a candidate costs beside its training.")
-    parser.add_argument("--most", type=int, default=100_000, help="candidates of a search of valid ones")
+    parser.add_argument("--most", type=int, default=10_000, help="candidates of a search of valid ones")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="searches whose name, such as valid/sqlite/ray, contains this")
     parser.add_argument("--profile", action="store_true", help="where the time goes, of each search, to stderr")
@@ -182,11 +180,8 @@ def main() -> None:
         draws, url, executor, most = options.search
         print(json.dumps(search(draws, url, executor, int(most), profile=options.profile)))
         return
-    print(
-        f"Python {platform.python_version()}, ray {version('ray')}, SQLAlchemy {version('sqlalchemy')}, SQLite "
-        f"{sqlite3.sqlite_version}, psycopg {version('psycopg')}, {platform.machine()}, "
-        f"{multiprocessing.cpu_count()} cores, {WORKERS} Ray workers, n = {options.rounds}\n"
-    )
+    versions = f"{machine('ray', 'sqlalchemy', 'psycopg')}, SQLite {sqlite3.sqlite_version}"
+    print(f"## Orchestration\n\n{versions}; {WORKERS} Ray workers, n = {options.rounds}\n", flush=True)
     kinds = [(d, db, e) for d in JUDGES for db in ("sqlite", "postgres") for e in ("in-process", "ray")]
     kinds = [kind for kind in kinds if options.only in "/".join(kind)]
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {kind: [] for kind in kinds}

@@ -3,13 +3,16 @@
     python -m tests.benchmarks.peers CONTESTANT --strings FILE --out FILE [--epochs 1] [--data-dir FOLDER]
 
 trains each layer string of a file once and writes ``[[string, validation accuracy], ...]`` as JSON.
-The networks are netsieve's (``workers.networks.build``), the loops and all around them are not. All
-but the notebook train by one and the same lean loop, so that what differs is the orchestration.
-The notebook's DataLoader, which the peers' own tutorials use as well, would slow all of them down.
+The networks are made of PyTorch's own modules, as a peer's user writes them: netsieve's of version 1
+(``workers.networks.build``), where netsieve itself trains by version 2 with its faster convolutions. The
+loops and all around them are not netsieve's. All but the notebook train by one and the same lean loop; its
+DataLoader, which the peers' own tutorials use as well, would slow all of them down. lean-pool-fast is there to
+separate the two: it differs from lean-pool in the arithmetic alone, and from netsieve in the orchestration.
 
     notebook            torchvision's dataset with ToTensor, DataLoader, loss.item() every step; one process
     lean                tensors in memory, indexed by batch; one process, one thread
     lean-pool           the same in multiprocessing.Pool: what a person can do without any framework
+    lean-pool-fast      the same with netsieve's networks of version 2
     ray-tune            tune.Tuner with a function trainable and Tune's defaults: a process a trial
     ray-tune-tuned      what Tune's documentation has for many short trials
     optuna-sqlite       two processes on one study in SQLite, in WAL mode
@@ -40,6 +43,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from search.settings import TRAINING_VERSION
+
+PLAIN = 1  # the version of the training whose convolutions are PyTorch's
 BATCH = 32
 LEARNING_RATE = 0.05
 Accuracies = list[tuple[str, float]]  # layer string and accuracy after the last epoch, 0 to 1
@@ -94,7 +100,7 @@ def images_in_memory(data_dir: Path) -> Images:
     return Images(images[train], labels[train], images[val], labels[val])
 
 
-def network_of(layers: str) -> Any:
+def network_of(layers: str, version: int = PLAIN) -> Any:
     """Initial weights, and dropout's randomness, depend on the string; any seed will do."""
     import torch
 
@@ -103,15 +109,15 @@ def network_of(layers: str) -> Any:
     from workers.networks import build
 
     generator = torch.Generator().manual_seed(zlib.crc32(layers.encode()))
-    return build(parse(layers), CLASSIC.rules, generator, generator)
+    return build(parse(layers), CLASSIC.rules, generator, generator, version)
 
 
-def lean_loop(layers: str, images: Images, epochs: int) -> Iterator[dict[str, float]]:
+def lean_loop(layers: str, images: Images, epochs: int, version: int = PLAIN) -> Iterator[dict[str, float]]:
     """As a careful person writes it: no DataLoader, nothing read back within an epoch, losses kept like netsieve's."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    network = network_of(layers)
+    network = network_of(layers, version)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE)
     full = len(images.train_images) // BATCH * BATCH
     for _ in range(epochs):
@@ -135,9 +141,9 @@ def lean_loop(layers: str, images: Images, epochs: int) -> Iterator[dict[str, fl
         }
 
 
-def final_accuracy(layers: str, images: Images, epochs: int) -> float:
+def final_accuracy(layers: str, images: Images, epochs: int, version: int = PLAIN) -> float:
     """Of one string, by the lean loop."""
-    return list(lean_loop(layers, images, epochs))[-1]["val_accuracy"]
+    return list(lean_loop(layers, images, epochs, version))[-1]["val_accuracy"]
 
 
 # ------------------------------------------------------------------ without a framework
@@ -200,23 +206,28 @@ def lean(job: Job) -> Accuracies:
     return [(layers, final_accuracy(layers, images, job.epochs)) for layers in job.strings]
 
 
-def lean_pool(job: Job) -> Accuracies:
+def lean_pool(job: Job, version: int = PLAIN) -> Accuracies:
     """Forked after imports and data, which all processes then share."""
     import torch
     import torch._dynamo  # what SGD imports when it is first made: once, before the fork
 
     torch.set_num_threads(1)
     images = images_in_memory(job.data_dir)
-    with get_context("fork").Pool(job.processes, _keep, (images, job.epochs)) as pool:
+    with get_context("fork").Pool(job.processes, _keep, (images, job.epochs, version)) as pool:
         return pool.map(_train_kept, job.strings, chunksize=1)
 
 
-_kept: tuple[Images, int]  # of a process of the pool
+def lean_pool_fast(job: Job) -> Accuracies:
+    """With the networks that netsieve trains."""
+    return lean_pool(job, TRAINING_VERSION)
 
 
-def _keep(images: Images, epochs: int) -> None:
+_kept: tuple[Images, int, int]  # of a process of the pool
+
+
+def _keep(images: Images, epochs: int, version: int) -> None:
     global _kept  # noqa: PLW0603  # how Pool's initializer hands anything over
-    _kept = images, epochs
+    _kept = images, epochs, version
 
 
 def _train_kept(layers: str) -> tuple[str, float]:
@@ -368,6 +379,7 @@ PEERS: dict[str, Callable[[Job], Accuracies]] = {
     "notebook": notebook,
     "lean": lean,
     "lean-pool": lean_pool,
+    "lean-pool-fast": lean_pool_fast,
     "ray-tune": ray_tune,
     "ray-tune-tuned": ray_tune_tuned,
     "optuna-sqlite": optuna_sqlite,

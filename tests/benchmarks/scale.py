@@ -1,6 +1,6 @@
 """Where one coordinator saturates, what several give, and how a search ends: measured, then simulated.
 
-    python -m tests.benchmarks.scale                                  all of it, about twenty minutes
+    python -m tests.benchmarks.scale                                  all of it, some ten minutes
     python -m tests.benchmarks.scale machine ends                     some parts
     python -m tests.benchmarks.scale ends --against FILE              beside another search/coordinator.py
 
@@ -17,8 +17,6 @@ rests on the prices and on the costs of trainings (``population``), and on nothi
 import argparse
 import importlib.util
 import math
-import os
-import platform
 import random
 import statistics
 import tempfile
@@ -28,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -44,6 +41,7 @@ from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
 from tests.benchmarks import database, fleet
 from tests.benchmarks.costs import features
+from tests.benchmarks.measure import machine as machine_line
 from tests.databases import postgres_server
 
 CURVE = tuple(Measurement(epoch, 1.0, 1.0, 0.5) for epoch in range(1, 11))
@@ -62,7 +60,8 @@ COORDINATORS = (1, 2, 4, 8)
 def population() -> list[tuple[str, int, float]]:
     """(layers, multiply-adds, cost; 1 on average) of the first 10,000 distinct valid candidates of seed 0.
 
-    Costs are those of ``costs.py``'s formula for the shape trace, times the noise that it leaves.
+    Costs are those of ``costs.py``'s formula for the shape trace, fitted to version 1 of the training, times the
+    noise that it leaves.
     """
     judge, found, chance = judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules), {}, random.Random(1)
     for start in range(0, 10**6, 8_192):
@@ -388,8 +387,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another version's search/coordinator.py")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "sqlalchemy", "psycopg"))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
+    print(f"## Scale\n\n{machine_line('ray', 'sqlalchemy', 'psycopg')}", flush=True)
     kinds: dict[str, type[Coordinator]] = {"here": Coordinator}
     if options.against:
         kinds = {"other": other(options.against), **kinds}

@@ -78,7 +78,7 @@ def main() -> None:
     given = arguments.parse_args()
     space, rounds = given.space, given.rounds
     count_anew(space)
-    print(f"Space {space.name}, one core, n = {rounds}; {machine('numpy')}\n")
+    print(f"## Space\n\n{machine('numpy')}; space {space.name}, one core, n = {rounds}\n", flush=True)
     found = in_turn(rounds, contestants(space))
     print("| million strings a second | median (min to max) |\n| --- | ---: |")
     for name, rates in found.items():

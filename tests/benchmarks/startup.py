@@ -2,16 +2,15 @@
 
     python -m tests.benchmarks.startup [--rounds 5] [--data-dir FOLDER] [--against CHECKOUT]
 
-``netsieve run`` of MNIST with Ray on two workers, a fresh database each time; the moments are taken by wrapping the
-functions that the steps consist of. With --against another checkout takes turns with this one. Files are in the
-system's cache after the first round, which is not counted.
+``netsieve run`` of MNIST, or of digits where that is not, with Ray on two workers, a fresh database each time; the
+moments are taken by wrapping the functions that the steps consist of. With --against another checkout takes turns
+with this one. Files are in the system's cache after the first round, which is not counted.
 """
 
 import argparse
 import functools
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -19,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +89,11 @@ def traced(began: float, words: list[str]) -> None:
     search.cli.main()
 
 
-def once(checkout: Path, data_dir: Path) -> dict[str, float]:
+def once(checkout: Path, dataset: str, data_dir: Path) -> dict[str, float]:
     """The ends of the steps of one command."""
     with tempfile.TemporaryDirectory(prefix="netsieve-bench-") as folder:
         command = [sys.executable, str(Path(__file__)), "--trace", repr(time.time())]
-        words = ["run", "bench", "--dataset", "mnist", "--data-dir", str(data_dir), "--workers", "2"]
+        words = ["run", "bench", "--dataset", dataset, "--data-dir", str(data_dir), "--workers", "2"]
         answer = subprocess.run(
             [*command, *words, "--db", f"sqlite:///{folder}/search.db", "--candidates", "100", "--grace", "1s"],
             check=False,
@@ -119,15 +117,19 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=SHARED_DATA)
     parser.add_argument("--against", type=Path, help="another checkout of netsieve")
     options = parser.parse_args()
+    # not at the top: what is traced is a process of its own, in another checkout perhaps, and its imports count
+    from tests.benchmarks.measure import machine
+    from tests.benchmarks.peers import dataset_name
+
+    dataset = dataset_name(options.data_dir)
+    print(f"## Startup\n\n{machine('ray', 'torch')}; {dataset}, 2 Ray workers\n", flush=True)
     checkouts = {"here": CHECKOUT, **({"against": options.against} if options.against else {})}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     for number in range(options.rounds + 1):
         for name, checkout in checkouts.items():
-            ends = once(checkout, options.data_dir)
+            ends = once(checkout, dataset, options.data_dir)
             if number:
                 found[name].append(ends)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch"))
-    print(f"Python {platform.python_version()}, {packages}, {platform.machine()}, {os.cpu_count()} cores\n")
     print(f"| seconds from the start to the end of, median (min to max), n = {options.rounds} | {' | '.join(found)} |")
     print(f"| --- |{' ---: |' * len(found)}")
     for step in STEPS:

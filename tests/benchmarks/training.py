@@ -11,12 +11,10 @@ the rule of version 2 in workers/networks.py was read.
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from search.samplers import RejectionSampler
 from search.settings import TRAINING_VERSION, Recipe
 from search.sieve import judge_with
 from search.space import CLASSIC
+from tests.benchmarks.measure import machine
 from workers.datasets import Dataset, load
 from workers.networks import ChannelDropout, _PatchProduct, build, is_small
 from workers.training import PreparedTrainer, Trainer, Training, evaluate
@@ -232,7 +231,7 @@ def main() -> None:
     arguments.add_argument("--shapes", action="store_true", help="single convolutions instead of trainings")
     given = arguments.parse_args()
     torch.set_num_threads(1)
-    print(f"{platform.machine()}, one thread, Python {platform.python_version()}, torch {version('torch')}\n")
+    print(f"## Training\n\n{machine('torch', 'numpy')}, one thread, n = {given.rounds}\n")
     if given.shapes:
         print_shapes(given.rounds)
         return

@@ -6,12 +6,15 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
 
-from search.cli.dry_run import CANDIDATE_BYTES, Begun, Seconds, print_costs, probe
+from search.cli.dry_run import CANDIDATE_BYTES, PROBES, Begun, Seconds, print_costs, probe
+from search.coordinator import cost
 from search.forecast import Basis, Forecast
+from search.messages import Task
 from search.run import Counts
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
@@ -202,20 +205,37 @@ def digits() -> Dataset:
     return load("digits", Path())
 
 
-def test_a_probe_stands_for_its_part(digits: Dataset) -> None:
-    """Its time for the whole recipe, scaled by what the candidates of its part cost."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say how many seconds the next trainings take, one after the other, whatever the machine does."""
+    readings: list[float] = []
+
+    def take(*seconds: float) -> None:
+        readings[:] = [reading for each in seconds for reading in (0.0, each)]
+
+    monkeypatch.setattr("workers.training.time", SimpleNamespace(perf_counter=lambda: readings.pop(0)))
+    return take
+
+
+def test_a_probe_stands_for_its_part(digits: Dataset, clock: Callable[..., None]) -> None:
+    """Its time for the whole recipe, scaled by what its part costs; the training before all probes only warms up."""
     layers = "dropout=p:0.2-"
     alike = Forecast(4, 4, 4, Basis.COUNTED, (layers,) * 4, (1_000,) * 4)
-    one, ten = probe(settings(1), digits, alike), probe(settings(1_000), digits, alike)
-    assert one is not None
-    assert ten is not None
-    assert one.probes == 4
-    assert 0 < one.least <= one.mean <= one.most
-    assert ten.least > 20 * one.least
+    all_images = 1_797 / 1_000  # a probe trains 25 batches of 32 images, four fifths of 1,000
+    for epochs in (1, 1_000):
+        clock(99, 4, 1, 3, 2)
+        whole = epochs * all_images
+        assert probe(settings(epochs), digits, alike) == Seconds(
+            pytest.approx(2.5 * whole), pytest.approx(1 * whole), pytest.approx(4 * whole), 4
+        )
     uneven = Forecast(60, 60, 60, Basis.COUNTED, (layers,) * 60, (0,) * 59 + (10**9,))
+    clock(99, *[1] * PROBES)
     heavy = probe(settings(1), digits, uneven)
     assert heavy is not None
-    assert heavy.mean > 100 * heavy.least  # one of sixty costs ten thousand times as much as its part's probe
+    assert heavy.least == heavy.most == pytest.approx(all_images)
+    times = cost(Task(0, layers, 10**9)) / cost(Task(0, layers, 0))  # the last candidate, of its part's probe
+    assert times > 10_000
+    assert heavy.mean == pytest.approx((59 + times) / 60 * all_images)
 
 
 def test_a_failed_probe_is_no_measurement(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

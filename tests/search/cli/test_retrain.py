@@ -16,13 +16,10 @@ import pytest
 from click.testing import Result
 
 from search.candidates import FailureReason, Measurement, Outcome
-from search.cli import launch
 from search.cli.retrain import TOLERANCE, Agreement, Difference, Request, agreement, largest_difference
 from search.errors import NetsieveError
-from search.settings import TRAINING_VERSION
-from workers import model_file, training
+from workers import model_file
 from workers.datasets import load
-from workers.networks import build
 
 Cli = Callable[..., Result]
 
@@ -109,57 +106,6 @@ def test_the_database_is_only_read(cli: Cli, copied: Path) -> None:
     before = (copied.read_bytes(), copied.stat().st_mtime_ns)
     assert asked(cli, "first", index)["agreement"] == "bit_equal"
     assert (copied.read_bytes(), copied.stat().st_mtime_ns) == before
-
-
-# ------------------------------------------------------------------ versions of the training
-
-
-@pytest.fixture
-def versions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """By which version each network is built from now on."""
-    built = []
-
-    def noted(*arguments: Any) -> Any:
-        built.append(arguments[-1])
-        return build(*arguments)
-
-    monkeypatch.setattr(training, "build", noted)
-    return built
-
-
-def test_an_older_search_is_trained_as_it_was(
-    cli: Cli, place: Path, versions: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A search from before there were versions is of the first, whether it goes on or is trained again."""
-    with monkeypatch.context() as earlier:
-        earlier.setattr(launch, "TRAINING_VERSION", 1)
-        run = ("run", "old", "--dataset", "digits", "--workers", 0, "--epochs", 1, "--train-images", 500)
-        assert cli(*run, "--max-completed", 1).exit_code == 0
-    with closing(sqlite3.connect(place / "netsieve.db")) as connection:
-        assert "training_version" not in connection.execute("SELECT settings FROM search").fetchone()[0]
-    assert cli("resume", "old", "--workers", 0, "--max-completed", 2).exit_code == 0
-    index = first_with(cli, "sqlite:///netsieve.db", "old", "completed")["index"]
-    assert asked(cli, "old", index)["agreement"] == "bit_equal"
-    assert versions == [1, 1, 1]
-
-
-def test_a_new_search_is_trained_by_the_latest_version(cli: Cli, copied: Path, versions: list[int]) -> None:
-    """The version is stored with it, and shown by retrain."""
-    index = first_with(cli, f"sqlite:///{copied}", "first", "completed")["index"]
-    assert asked(cli, "first", index)["settings"]["training_version"] == TRAINING_VERSION
-    assert versions == [TRAINING_VERSION]
-
-
-@pytest.mark.parametrize("command", ["run", "resume", "retrain"])
-def test_a_later_version_is_refused(cli: Cli, copied: Path, command: str) -> None:
-    """What this netsieve cannot compute it does not mix in."""
-    with closing(sqlite3.connect(copied)) as connection, connection:
-        connection.execute("UPDATE search SET settings = json_set(settings, '$.training_version', 99)")
-    index = first_with(cli, f"sqlite:///{copied}", "first", "completed")["index"]
-    result = cli(command, "first", *([index] if command == "retrain" else []))
-    assert result.exit_code == 2
-    assert "search first is trained by version 99 of the training" in result.stderr
-    assert "update netsieve" in result.stderr
 
 
 # ------------------------------------------------------------------ otherwise
