@@ -14,7 +14,7 @@ alphabet is the space's list of layers. Some lengths of a space are a space of t
 ``min_layers`` and ``max_layers``: where the whole is too large, they may be few enough.
 
 Not covered: spaces in which a budget can decide, for what a string has cost is not part of a cell, and
-spaces of more than MOST_ENTRIES transitions, or MOST_STEPS over all lengths. They are refused.
+spaces of more than MOST_ENTRIES transitions, or MOST_STEPS over all lengths. Both are refused.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ from search.shapes import BYTES_PER_NUMBER, magnitude
 from search.space import CEILINGS, SearchSpace
 
 MOST_ENTRIES = 1_000_000  # cells times kinds of layers
-MOST_STEPS = 50_000_000  # entries times layers of a string; ten seconds, and a few hundred MiB
+MOST_STEPS = 20_000_000  # the same, over the cells of every length; ten seconds, and a few hundred MiB
 MOST_RANKS = 2**62  # a rank, and a sum of two, fit in 64 bits
 INSTEAD = "take shorter --lengths, or search it with --sampler rejection"
 NOWHERE = -1  # instead of a cell, after a layer that is refused or used up
@@ -220,8 +220,27 @@ def census(space: SearchSpace) -> Census:
         )
     kinds = _kinds(automaton)
     cells = _cells(space, automaton, kinds)
-    _require_within_ceilings(space, automaton, kinds, cells)
-    return Census(space, kinds, cells, _count(space, automaton, kinds, cells))
+    by_depth = _by_depth(space, cells)
+    _require_within_ceilings(space, automaton, kinds, cells, by_depth)
+    return Census(space, kinds, cells, _count(space, automaton, kinds, cells, by_depth))
+
+
+def census_of_shorter(space: SearchSpace) -> Census:
+    """The counts of as many lengths as can be counted, of a space that ``census`` refuses, from min_layers on.
+
+    Raises SpaceError if there is none.
+    """
+    counted, refused, step = space.min_layers, space.max_layers, 1
+    found = census(of_lengths(space, counted, counted))
+    while refused - counted > 1:
+        tried = min(counted + step, (counted + refused) // 2)
+        try:
+            found = census(of_lengths(space, space.min_layers, tried))
+        except SpaceError:
+            refused = tried
+        else:
+            counted, step = tried, 2 * step
+    return found
 
 
 def of_lengths(space: SearchSpace, low: int, high: int) -> SearchSpace:
@@ -250,7 +269,8 @@ def _cells(space: SearchSpace, automaton: Automaton, kinds: Integers) -> _Cells:
     states, left = np.zeros(1, np.int64), sizes[None, :]  # of the cells that are new at this depth
     levels, within = [], [1]
     for depth in range(1, space.max_layers + 1):
-        _require_few(space, within[-1] * len(sizes), depth)
+        if within[-1] * len(sizes) > MOST_ENTRIES:
+            raise _too_large(space, depth)
         after = np.full(left.shape, NOWHERE, np.int64)
         targets = automaton.following.take(_of_kinds(automaton, kinds, states).T)
         leads_on = (left > 0) & (targets != automaton.refused)
@@ -278,13 +298,26 @@ def _cells(space: SearchSpace, automaton: Automaton, kinds: Integers) -> _Cells:
     return _Cells(tuple(within), *(np.ascontiguousarray(column.T) for column in columns))
 
 
-def _require_few(space: SearchSpace, entries: int, layers: int) -> None:
-    """Raise SpaceError if so many cells times kinds are too many, or over strings of so many layers."""
-    if entries > MOST_ENTRIES or entries * layers > MOST_STEPS:
-        raise SpaceError(
-            f"space {space.name} is too large to be counted: its strings of {layers} layers lead through {entries:,} "
-            f"pairs of a shape with the layers left, and a next layer; {INSTEAD}"
-        )
+def _too_large(space: SearchSpace, layers: int) -> SpaceError:
+    return SpaceError(
+        f"space {space.name} is too large to be counted: strings of {layers} layers lead through too many pairs of a "
+        f"shape with the layers left; {INSTEAD}"
+    )
+
+
+def _by_depth(space: SearchSpace, cells: _Cells) -> list[Integers]:
+    """The cells that beginnings of 0, 1, ... max_layers - 1 layers reach. Raises SpaceError if they are too many."""
+    found = [np.zeros(1, np.int64)]
+    steps = 0
+    for depth in range(1, space.max_layers):
+        steps += len(found[-1]) * len(cells.after)
+        if steps > MOST_STEPS:
+            raise _too_large(space, depth)
+        is_reached = np.zeros(cells.within[-1] + 1, np.bool_)
+        is_reached[cells.after[:, found[-1]]] = True
+        is_reached[NOWHERE] = False  # the last one
+        found.append(np.flatnonzero(is_reached))
+    return found
 
 
 def _of_kinds(automaton: Automaton, kinds: Integers, states: Integers) -> Integers:
@@ -293,34 +326,44 @@ def _of_kinds(automaton: Automaton, kinds: Integers, states: Integers) -> Intege
     return states * automaton.width + firsts[:, None]
 
 
-def _count(space: SearchSpace, automaton: Automaton, kinds: Integers, cells: _Cells) -> tuple[LengthCount, ...]:
+def _count(
+    space: SearchSpace, automaton: Automaton, kinds: Integers, cells: _Cells, by_depth: list[Integers]
+) -> tuple[LengthCount, ...]:
     """The counts of each length. A string is rejected where its beginning is, however it goes on."""
-    dtype = np.int64 if _drawable(space, space.max_layers) < MOST_RANKS else object  # Python's integers, of any size
+    dtype = np.int64 if drawable(space, space.max_layers) < MOST_RANKS else object  # Python's integers, of any size
     reasons = automaton.reasons.take(_of_kinds(automaton, kinds, cells.states))
-    rejected = {number: 0 for number in np.unique(reasons).tolist() if number != VALID}
+    refusing = {  # (cells,), of each reason: layers that are refused for it
+        number: np.where(reasons == number, cells.left, 0).sum(axis=0)
+        for number in np.unique(reasons)
+        if number != VALID
+    }
+    rejected = dict.fromkeys(refusing, 0)
     ways = np.ones(1, dtype)  # beginnings in each cell
     found = []
-    for length in range(1, space.max_layers + 1):
-        here = np.flatnonzero(ways)
-        beginnings, refused, after = ways[here] * cells.left[:, here], reasons[:, here], cells.after[:, here]
+    for length, here in enumerate(by_depth, 1):
         choices = len(space.layers) - (0 if space.replacement else length - 1)  # of a layer that makes it so long
-        for number, before in rejected.items():
-            rejected[number] = before * choices + int(beginnings[refused == number].sum())
+        for number, layers in refusing.items():
+            rejected[number] = rejected[number] * choices + int((ways[here] * layers[here]).sum())
         if length >= space.min_layers:
             counts = {REASONS[number]: count for number, count in rejected.items() if count}
-            found.append(LengthCount(length, _drawable(space, length), counts))
-        ways = np.zeros(cells.within[-1], dtype)
-        np.add.at(ways, after[after != NOWHERE], beginnings[after != NOWHERE])
+            found.append(LengthCount(length, drawable(space, length), counts))
+        kind, place = np.nonzero(cells.after[:, here] != NOWHERE)
+        origin = here[place]
+        longer = np.zeros(cells.within[-1], dtype)
+        np.add.at(longer, cells.after[kind, origin], ways[origin] * cells.left[kind, origin])
+        ways = longer
     return tuple(found)
 
 
-def _drawable(space: SearchSpace, length: int) -> int:
+def drawable(space: SearchSpace, length: int) -> int:
     """Strings of one length, valid or not."""
     layers = len(space.layers)
     return layers**length if space.replacement else perm(layers, length)
 
 
-def _require_within_ceilings(space: SearchSpace, automaton: Automaton, kinds: Integers, cells: _Cells) -> None:
+def _require_within_ceilings(
+    space: SearchSpace, automaton: Automaton, kinds: Integers, cells: _Cells, by_depth: list[Integers]
+) -> None:
     """Raise SpaceError if a ceiling of all spaces can decide whether a string is valid."""
     rules, width = space.rules, automaton.width
     limits = np.array([rules.max_parameters, rules.max_macs, rules.max_activation_bytes // BYTES_PER_NUMBER])
@@ -331,20 +374,18 @@ def _require_within_ceilings(space: SearchSpace, automaton: Automaton, kinds: In
     dearest = np.stack([layers[:, :, np.flatnonzero(kinds == k)].max(axis=2) for k in range(kinds.max() + 1)], axis=1)
     targets = automaton.following.take(_of_kinds(automaton, kinds, cells.states))
     ends = of_classifier[:, targets // width]  # and so dearest: (3, kinds, cells)
-    most = np.full((3, cells.within[-1]), NOWHERE)  # that a beginning in each cell can have cost, each for itself
-    most[:, 0] = 0
-    for _ in range(space.max_layers):
-        here = np.flatnonzero(most[0] != NOWHERE)
-        after = cells.after[:, here]
-        leads_on = after != NOWHERE
-        reached = most[:, None, here] + dearest[:, :, here]
-        totals = (reached + ends[:, :, here])[:, leads_on]
-        if (totals > limits[:, None]).any() or (targets[:, here] == automaton.beyond)[leads_on].any():
+    beyond = targets == automaton.beyond
+    most = np.zeros((3, cells.within[-1]), np.int64)  # that a beginning in each cell can have cost, each for itself
+    for here in by_depth:
+        kind, place = np.nonzero(cells.after[:, here] != NOWHERE)
+        origin = here[place]
+        reached = most[:, origin] + dearest[:, kind, origin]
+        if (reached + ends[:, kind, origin] > limits[:, None]).any() or beyond[kind, origin].any():
             raise SpaceError(
                 f"space {space.name} holds strings of up to {space.max_layers} layers that are beyond the ceilings of "
                 "every space (of parameters, multiply-adds or activations): the census counts shapes, not budgets; "
                 + INSTEAD
             )
-        most = np.full(most.shape, NOWHERE)
+        most = np.zeros_like(most)
         for bound, values in zip(most, reached, strict=True):
-            np.maximum.at(bound, after[leads_on], values[leads_on])
+            np.maximum.at(bound, cells.after[kind, origin], values)
