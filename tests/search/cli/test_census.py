@@ -115,6 +115,20 @@ def test_lengths_are_a_setting_of_the_search(cli: Cli) -> None:
     assert (refused.exit_code, "sampler: stored rejection, given census" in refused.stderr) == (2, True)
 
 
+@pytest.mark.usefixtures("tiny")
+def test_all_lengths_are_those_of_the_space(cli: Cli) -> None:
+    """Named or not, they are the same census; other ones are refused with those of the space."""
+    words = ("--space", "tiny.toml", "--sampler", "census", "--candidates", 2, *RUN)
+    assert cli("run", "whole", *words).exit_code == 0
+    assert cli("resume", "whole", "--lengths", "1-2", "--candidates", 3, "--workers", 0).exit_code == 0
+    assert status(cli, "whole")["drawn"] == 3
+    refused = cli("resume", "whole", "--lengths", "2", "--workers", 0)
+    assert (refused.exit_code, "lengths: stored 1-2, given 2-2" in refused.stderr) == (2, True)
+    assert cli("run", "draws", "--space", "tiny.toml", "--candidates", 1, *RUN).exit_code == 0
+    refused = cli("resume", "draws", "--lengths", "1-2", "--workers", 0)
+    assert (refused.exit_code, "lengths: stored none, given 1-2" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
