@@ -244,7 +244,7 @@ def census_of_shorter(space: SearchSpace) -> Census:
 
 
 def of_lengths(space: SearchSpace, low: int, high: int) -> SearchSpace:
-    """The strings of a space ``low`` to ``high`` layers. Raises SpaceError if it has none of such."""
+    """A space's strings of ``low`` to ``high`` layers. Raises SpaceError unless it has such lengths."""
     if not space.min_layers <= low <= high <= space.max_layers:
         raise SpaceError(
             f"--lengths {low}-{high}: space {space.name} has strings of {space.min_layers} to {space.max_layers} layers"
@@ -276,18 +276,22 @@ def _cells(space: SearchSpace, automaton: Automaton, kinds: Integers) -> _Cells:
         leads_on = (left > 0) & (targets != automaton.refused)
         levels.append((states, left, after))
         origin, kind = np.nonzero(leads_on)
-        reached = targets[leads_on] // automaton.width
-        left = left[origin]
-        if not space.replacement:
-            left[np.arange(len(kind)), kind] -= 1
         if depth == space.max_layers:
             after[leads_on] = within[-1]
             within.append(within[-1] + bool(len(origin)))
             break
-        which = reached[:, None] if space.replacement else np.column_stack((reached, left))
-        _, first, number = np.unique(which, axis=0, return_index=True, return_inverse=True)
-        states, left = reached[first], left[first]
-        cells = cell_of[states] if space.replacement else np.full(len(first), NOWHERE)
+        reached = targets[leads_on] // automaton.width
+        if space.replacement:
+            states, number = np.unique(reached, return_inverse=True)
+            left = np.broadcast_to(sizes, (len(states), len(sizes)))
+        else:
+            if len(origin) * len(sizes) > MOST_STEPS:
+                raise _too_large(space, depth + 1)
+            then = left[origin]
+            then[np.arange(len(kind)), kind] -= 1
+            distinct, number = np.unique(np.column_stack((reached, then)), axis=0, return_inverse=True)
+            states, left = distinct[:, 0], distinct[:, 1:]
+        cells = cell_of[states] if space.replacement else np.full(len(states), NOWHERE)
         is_new = cells == NOWHERE
         cells[is_new] = within[-1] + np.arange(np.count_nonzero(is_new))
         after[leads_on] = cells[number.reshape(-1)]

@@ -290,3 +290,13 @@ def test_some_lengths_of_a_space_that_runs_through_too_many_cells(monkeypatch: p
     with pytest.raises(SpaceError, match="too large to be counted"):
         _ = CensusSampler(CLASSIC, 3).size
     assert CensusSampler(CLASSIC, 3, (2, 4)).draw(0, 100) == drawn
+
+
+def test_the_work_of_counting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all depths where layers are put back; at one depth where the layers that are left tell cells apart."""
+    monkeypatch.setattr(module, "MOST_STEPS", 1_000)
+    census.cache_clear()
+    for space, few in ((replace(DEEP, name="bounded"), 100), (replace(CLASSIC, name="bounded"), 2)):
+        with pytest.raises(SpaceError, match=r"space bounded is too large to be counted.*take shorter --lengths"):
+            census(space)
+        assert census(of_lengths(space, space.min_layers, few)).size > 100
