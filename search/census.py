@@ -3,38 +3,37 @@
 What a string may go on with depends on the shape that it has reached and on the layers that it has used,
 not on their order; and of layers that do the same to every shape (batchnorms and dropouts, say) only the
 number matters. Strings that agree in both are one *cell*, so there are few: 5,942 in the classic space
-for its 4,499,721,590 strings. The automaton leads from cell to cell; forward sums over them count
-beginnings, backward sums completions. With the completions of every cell at hand, the n-th string is found
-one layer at a time, as a word is in a dictionary (ranking and unranking: Knuth, The Art of Computer
-Programming, vol. 4A, section 7.2.1; Nijenhuis and Wilf, Combinatorial Algorithms, 2nd ed., ch. 13).
+for its 4,499,721,590 strings. Where a layer may stand twice, nothing is used up, and a cell is a shape. The
+automaton leads from cell to cell; forward sums over them count beginnings, backward sums completions. With the
+completions of every cell at hand, the n-th string is found one layer at a time, as a word is in a dictionary
+(ranking and unranking: Knuth, The Art of Computer Programming, vol. 4A, section 7.2.1; Nijenhuis and Wilf,
+Combinatorial Algorithms, 2nd ed., ch. 13).
 
 The order of ranks: shorter architectures first, those of one length in the order of a dictionary whose
-alphabet is the space's list of layers. So the ranks of a range of lengths are a range.
+alphabet is the space's list of layers. Some lengths of a space are a space of their own, with other
+``min_layers`` and ``max_layers``: where the whole is too large, they may be few enough.
 
 Not covered: spaces in which a budget can decide, for what a string has cost is not part of a cell, and
-spaces of more than MOST_ENTRIES entries in the tables. Both are refused.
+spaces of more than MOST_ENTRIES transitions, or MOST_STEPS over all lengths. Both are refused.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import perm
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from search.automaton import MOST_CELLS, REASONS, ROWS_AT_ONCE, VALID, Automaton, Integers, compiled
 from search.candidates import RejectionReason
 from search.errors import SpaceError
-from search.shapes import BYTES_PER_NUMBER
+from search.shapes import BYTES_PER_NUMBER, magnitude
 from search.space import CEILINGS, SearchSpace
 
-MOST_ENTRIES = 1_000_000  # cells times layers of the space, or of a string; ten seconds, and a few hundred MiB
+MOST_ENTRIES = 1_000_000  # cells times kinds of layers
+MOST_STEPS = 20_000_000  # the same, over the cells of every length; ten seconds, and a few hundred MiB
 MOST_RANKS = 2**62  # a rank, and a sum of two, fit in 64 bits
+INSTEAD = "take shorter --lengths, or search it with --sampler rejection"
 NOWHERE = -1  # instead of a cell, after a layer that is refused or used up
-
-Counts = npt.NDArray[Any]  # of int64, or of Python's integers where these would overflow
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,16 @@ class LengthCount:
 
 
 @dataclass(frozen=True, eq=False)
-class _Level:
-    """The cells of the beginnings of one length."""
+class _Cells:
+    """The cells that beginnings reach, those first that fewer layers reach.
 
-    states: Integers  # (cells,), of the automaton
-    left: Integers  # (cells, kinds), layers of each kind that may still be drawn
-    after: Integers  # (cells, kinds), cell of the next level, or NOWHERE; the level behind the last has one cell
+    The last one stands for all that only the longest strings reach: nothing follows them.
+    """
+
+    within: tuple[int, ...]  # how many cells 0, 1, ... max_layers layers reach, or fewer layers
+    states: Integers  # (cells but the last,), of the automaton
+    left: Integers  # (kinds, cells but the last), layers of each kind that may still be drawn
+    after: Integers  # (kinds, cells but the last), the cell behind a layer of each kind, or NOWHERE
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,27 +69,20 @@ class Census:
 
     space: SearchSpace
     kinds: Integers  # (layers of the space,), the kind of each: layers of one kind do the same to every shape
-    levels: tuple[_Level, ...]  # of 0 to max_layers - 1 layers
-    completions: tuple[Counts, ...]  # of each level and the one behind, (cells, ways to go on with 0, 1, ... layers)
+    cells: _Cells
     by_length: tuple[LengthCount, ...]  # from min_layers to max_layers
 
-    def size(self, lengths: tuple[int, int] | None = None) -> int:
-        """Valid architectures, of all lengths or from ``lengths[0]`` to ``lengths[1]`` layers."""
-        ranks = self.ranks(lengths)
-        return ranks.stop - ranks.start  # which may be beyond what len() takes
-
-    def ranks(self, lengths: tuple[int, int] | None = None) -> range:
-        """The ranks of all lengths, or of ``lengths[0]`` to ``lengths[1]`` layers."""
-        low, high = lengths or (self.space.min_layers, self.space.max_layers)
-        before = sum(count.valid for count in self.by_length if count.layers < low)
-        return range(before, before + sum(c.valid for c in self.by_length if low <= c.layers <= high))
+    @cached_property
+    def size(self) -> int:
+        """Valid architectures: their ranks are from 0 to ``size - 1``."""
+        return sum(count.valid for count in self.by_length)
 
     def require_numbered(self) -> None:
         """Raise SpaceError if the space has more valid strings than a rank can tell apart."""
-        if self.size() > MOST_RANKS:
+        if self.size > MOST_RANKS:
             raise SpaceError(
-                f"space {self.space.name} has {self.size():,} valid strings, too many to be numbered; "
-                "search it with --sampler rejection"
+                f"space {self.space.name} has {magnitude(self.size)} valid strings of {self.space.min_layers} to "
+                f"{self.space.max_layers} layers, too many to be numbered; {INSTEAD}"
             )
 
     def rank(self, positions: Integers) -> Integers:
@@ -99,11 +95,8 @@ class Census:
         is_broken = (is_layer[:, 1:] & ~is_layer[:, :-1]).any(axis=1) | (positions < 0).any(axis=1)
         lengths[is_broken] = 0  # no string: a layer stands behind its end, or there is no such layer
         ranks = np.full(len(positions), NOWHERE, np.int64)
-        for length, first in zip(range(self.space.min_layers, self.space.max_layers + 1), self._firsts, strict=False):
-            rows = np.flatnonzero(lengths == length)
-            for part in _parts(rows):
-                found = self._rank(positions[part], length)
-                ranks[part] = np.where(found == NOWHERE, NOWHERE, first + found)
+        for rows in _parts(lengths, self.space.min_layers):
+            ranks[rows] = self._rank(positions[rows], lengths[rows])
         if (ranks == NOWHERE).any():
             raise ValueError(f"row {int(np.argmin(ranks))} is no valid architecture of space {self.space.name}")
         return ranks
@@ -111,22 +104,19 @@ class Census:
     def unrank(self, ranks: Integers) -> Integers:
         """The architectures of a batch of ranks (B,), as positions (B, max_layers) in the space's layers.
 
-        Raises ValueError for a rank that is not in ``ranks()``.
+        Raises ValueError for a rank that is not from 0 to ``size - 1``.
         """
-        firsts, size = self._firsts, self.size()
-        if len(ranks) and not (ranks.min() >= 0 and ranks.max() < size):
-            has = f"ranks from 0 to {size - 1:,}" if size else "no valid string"
+        firsts = self._firsts
+        if len(ranks) and not (ranks.min() >= 0 and ranks.max() < self.size):
+            has = f"ranks from 0 to {self.size - 1:,}" if self.size else "no valid string"
             raise ValueError(f"space {self.space.name} has {has}")
         positions = np.full((self.space.max_layers, len(ranks)), len(self.space.layers), np.int64)
         lengths = self.space.min_layers - 1 + np.searchsorted(firsts, ranks, side="right")
-        for length in np.unique(lengths).tolist():
-            rows = np.flatnonzero(lengths == length)
-            first = firsts[length - self.space.min_layers]
-            for part in _parts(rows):
-                positions[:length, part] = self._unrank(ranks[part] - first, length)
+        for rows in _parts(lengths, self.space.min_layers):
+            positions[:, rows] = self._unrank(ranks[rows], lengths[rows])
         return positions.T
 
-    # -------------------------------------------------- one length
+    # -------------------------------------------------- one layer after the other
 
     @cached_property
     def _firsts(self) -> Integers:
@@ -135,56 +125,79 @@ class Census:
         return np.cumsum([0, *(count.valid for count in self.by_length[:-1])], dtype=np.int64)
 
     @cached_property
-    def _tables(self) -> dict[tuple[int, int], tuple[Integers, Integers]]:
-        return {}
+    def _ways(self) -> tuple[Integers, ...]:
+        """Of 1, 2, ... layers to come, (kinds, cells) each: completions that begin with one layer of the kind.
 
-    def _table(self, depth: int, to_come: int) -> tuple[Integers, Integers]:
-        """Of beginnings of ``depth`` layers, (layers, cells) each: completions with ``to_come`` more; next cells."""
-        if (depth, to_come) not in self._tables:
-            after = self.levels[depth].after
-            ways = _after(self.completions[depth + 1][:, to_come - 1], after).astype(np.int64)
-            self._tables[depth, to_come] = ways.T[self.kinds], after.T[self.kinds]
-        return self._tables[depth, to_come]
+        The cells are those that are reached early enough. Sums wrap around, modulo 2^64: what is beyond MOST_RANKS
+        counts completions of shorter strings than the space's, and is not asked for.
+        """
+        self.require_numbered()
+        found = []
+        completions = np.ones(self.cells.within[-1], np.int64)
+        for cells in reversed(self.cells.within[:-1]):
+            ways = np.append(completions, 0).take(self.cells.after[:, :cells])  # the last is that of NOWHERE
+            found.append(ways)
+            completions = (self.cells.left[:, :cells] * ways).sum(axis=0)
+        return tuple(found)
 
-    def _unrank(self, rests: Integers, length: int) -> Integers:
-        """Positions (length, B) of the architectures of one length, by their ranks (B,) among those."""
-        rows, cells = np.arange(len(rests)), np.zeros(len(rests), np.int64)
-        unused = np.ones((len(self.kinds), len(rests)), np.int64)
-        positions = np.zeros((length, len(rests)), np.int64)
-        for depth in range(length):
-            ways, after = self._table(depth, length - depth)
-            up_to, before, chosen = np.zeros_like(rests), np.zeros_like(rests), positions[depth]
-            for of_layer, is_unused in zip(ways, unused, strict=True):
-                up_to += of_layer.take(cells) * is_unused  # strings that go on with this layer, or one before it
-                is_before = up_to <= rests
-                chosen += is_before
+    def _unrank(self, ranks: Integers, lengths: Integers) -> Integers:
+        """Positions (max_layers, B) of architectures, by their ranks and lengths (B,), the longest first.
+
+        Whatever its length, an architecture's last layer is found together with that of all others: what may
+        follow depends on the cell and the number of layers to come.
+        """
+        rows, longest, going = np.arange(len(ranks)), int(lengths[0]), _going(lengths)
+        rests, cells = ranks - self._firsts[lengths - self.space.min_layers], np.zeros(len(ranks), np.int64)
+        unused = np.ones((len(self.kinds), len(ranks)), np.int64)
+        found = np.zeros((longest, len(ranks)), np.int64)  # the last layer of each in the last row
+        for chosen, to_come in zip(found, range(longest, 0, -1), strict=True):
+            n, ways = going[to_come], self._ways[to_come - 1]
+            here, rest, layer = cells[:n], rests[:n], chosen[:n]
+            up_to, before = np.zeros_like(rest), np.zeros_like(rest)
+            for kind, is_unused in zip(self.kinds, unused, strict=True):
+                up_to += ways[kind].take(here) * is_unused[:n]  # strings that go on with this layer, or one before it
+                is_before = up_to <= rest
+                layer += is_before
                 np.maximum(before, up_to * is_before, out=before)
-            rests = rests - before
-            cells = after[chosen, cells]
+            rest -= before
+            here[:] = self.cells.after[self.kinds[layer], here]
             if not self.space.replacement:
-                unused[chosen, rows] = 0
+                unused[layer, rows[:n]] = 0
+        positions = np.full((self.space.max_layers, len(ranks)), len(self.kinds), np.int64)
+        for length in range(int(lengths[-1]), longest + 1):
+            of_length = slice(going[length + 1], going[length])
+            positions[:length, of_length] = found[longest - length :, of_length]
         return positions
 
-    def _rank(self, positions: Integers, length: int) -> Integers:
-        """The ranks (B,) among the architectures of one length; NOWHERE for one that is not valid."""
-        rows, cells = np.arange(len(positions)), np.zeros(len(positions), np.int64)
+    def _rank(self, positions: Integers, lengths: Integers) -> Integers:
+        """The ranks (B,) of positions (B, max_layers), the longest first; NOWHERE for what is not valid."""
+        rows, going = np.arange(len(positions)), _going(lengths)
+        cells, is_valid = np.zeros(len(positions), np.int64), np.ones(len(positions), np.bool_)
         unused = np.ones((len(self.kinds), len(positions)), np.int64)
-        ranks, is_valid = np.zeros(len(positions), np.int64), np.ones(len(positions), np.bool_)
-        for depth in range(length):
-            ways, after = self._table(depth, length - depth)
-            chosen = np.ascontiguousarray(positions[:, depth])
-            is_valid &= (ways[chosen, cells] > 0) & (unused[chosen, rows] > 0)
-            for layer, (of_layer, is_unused) in enumerate(zip(ways, unused, strict=True)):
-                ranks += of_layer.take(cells) * is_unused * (chosen > layer)
-            cells = np.maximum(after[chosen, cells], 0)
+        ranks = self._firsts[lengths - self.space.min_layers]
+        for to_come in range(int(lengths[0]), 0, -1):
+            n, ways = going[to_come], self._ways[to_come - 1]
+            here, chosen = cells[:n], positions[rows[:n], lengths[:n] - to_come]
+            is_valid[:n] &= (ways[self.kinds[chosen], here] > 0) & (unused[chosen, rows[:n]] > 0)
+            for layer, (kind, is_unused) in enumerate(zip(self.kinds, unused, strict=True)):
+                ranks[:n] += ways[kind].take(here) * is_unused[:n] * (chosen > layer)
+            here[:] = np.maximum(self.cells.after[self.kinds[chosen], here], 0)
             if not self.space.replacement:
-                unused[chosen, rows] = 0
+                unused[chosen, rows[:n]] = 0
         return np.where(is_valid, ranks, NOWHERE)
 
 
-def _parts(rows: Integers) -> list[Integers]:
-    """Rows in parts whose arrays stay in a core's cache."""
+def _parts(lengths: Integers, least: int) -> list[Integers]:
+    """The rows of at least ``least`` layers, the longest first, in parts whose arrays stay in a core's cache."""
+    order = np.argsort(-lengths.astype(np.int16), kind="stable")
+    rows = order[: np.count_nonzero(lengths >= least)]
     return [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+
+
+def _going(lengths: Integers) -> list[int]:
+    """Of lengths in falling order: how many are at least 0, 1, ..., and one more than the largest of them."""
+    found: list[int] = np.searchsorted(-lengths, -np.arange(lengths[0] + 2), side="right").tolist()
+    return found
 
 
 # ------------------------------------------------------------------ counting
@@ -193,19 +206,50 @@ def _parts(rows: Integers) -> list[Integers]:
 @lru_cache(maxsize=8)
 def census(space: SearchSpace) -> Census:
     """Count a space. Raises SpaceError when it has budgets that can decide, or is too large to be counted."""
+    budgets = [name for name in CEILINGS if getattr(space, name) is not None]
+    if budgets:
+        raise SpaceError(
+            f"space {space.name} has {budgets[0]}: the census counts shapes, not budgets; "
+            "search it with --sampler rejection, or leave the budget out"
+        )
     automaton = compiled(space)
     if automaton is None:
         raise SpaceError(
-            f"space {space.name} reaches more than {MOST_CELLS // (len(space.layers) + 1):,} shapes, too many to be "
-            "counted; search it with --sampler rejection"
+            f"space {space.name} reaches more than {MOST_CELLS // (len(space.layers) + 1):,} shapes within "
+            f"{space.max_layers} layers, too many to be counted; {INSTEAD}"
         )
     kinds = _kinds(automaton)
-    levels = _levels(space, automaton, kinds)
-    _require_no_budget(space, automaton, kinds, levels)
-    dtype = np.int64 if _drawable(space, 0, space.max_layers) < MOST_RANKS else object
-    completions = _completions(levels, dtype)
-    by_length = _count(space, automaton, kinds, levels, dtype)
-    return Census(space, kinds, levels, completions, by_length)
+    cells = _cells(space, automaton, kinds)
+    by_depth = _by_depth(space, cells)
+    _require_within_ceilings(space, automaton, kinds, cells, by_depth)
+    return Census(space, kinds, cells, _count(space, automaton, kinds, cells, by_depth))
+
+
+def census_of_shorter(space: SearchSpace) -> Census:
+    """The counts of as many lengths as can be counted, of a space that ``census`` refuses, from min_layers on.
+
+    Raises SpaceError if there is none.
+    """
+    counted, refused, step = space.min_layers, space.max_layers, 1
+    found = census(of_lengths(space, counted, counted))
+    while refused - counted > 1:
+        tried = min(counted + step, (counted + refused) // 2)
+        try:
+            found = census(of_lengths(space, space.min_layers, tried))
+        except SpaceError:
+            refused = tried
+        else:
+            counted, step = tried, 2 * step
+    return found
+
+
+def of_lengths(space: SearchSpace, low: int, high: int) -> SearchSpace:
+    """A space's strings of ``low`` to ``high`` layers. Raises SpaceError unless it has such lengths."""
+    if not space.min_layers <= low <= high <= space.max_layers:
+        raise SpaceError(
+            f"--lengths {low}-{high}: space {space.name} has strings of {space.min_layers} to {space.max_layers} layers"
+        )
+    return replace(space, min_layers=low, max_layers=high)
 
 
 def _kinds(automaton: Automaton) -> Integers:
@@ -217,125 +261,135 @@ def _kinds(automaton: Automaton) -> Integers:
     return np.array([number.setdefault(effect, len(number)) for effect in effects])
 
 
-def _levels(space: SearchSpace, automaton: Automaton, kinds: Integers) -> tuple[_Level, ...]:
-    """The cells of every length below the largest, and where the layers lead from them."""
+def _cells(space: SearchSpace, automaton: Automaton, kinds: Integers) -> _Cells:
+    """What the layers lead to from the input on, breadth first."""
     sizes = np.bincount(kinds)
-    states, left = np.zeros(1, np.int64), sizes[None, :]
-    levels: list[_Level] = []
-    cells = 0
-    for depth in range(space.max_layers):
-        cells += len(states)
-        if cells * max(len(kinds), space.max_layers) > MOST_ENTRIES:
-            raise SpaceError(
-                f"space {space.name} is too large to be counted: its strings reach more than {MOST_ENTRIES:,} pairs of "
-                "shape and layers left; search it with --sampler rejection"
-            )
-        targets = automaton.following.take(_cells(automaton, kinds, states))
-        goes_on = (left > 0) & (targets != automaton.refused)
-        after = np.full(targets.shape, NOWHERE, np.int64)
-        if depth == space.max_layers - 1:
-            after[goes_on] = 0
-            levels.append(_Level(states, left, after))
+    cell_of = np.full(len(automaton.following) // automaton.width, NOWHERE)  # each state's, where nothing is used up
+    cell_of[0] = 0
+    states, left = np.zeros(1, np.int64), sizes[None, :]  # of the cells that are new at this depth
+    levels, within = [], [1]
+    for depth in range(1, space.max_layers + 1):
+        if within[-1] * len(sizes) > MOST_ENTRIES:
+            raise _too_large(space, depth)
+        after = np.full(left.shape, NOWHERE, np.int64)
+        targets = automaton.following.take(_of_kinds(automaton, kinds, states).T)
+        leads_on = (left > 0) & (targets != automaton.refused)
+        levels.append((states, left, after))
+        origin, kind = np.nonzero(leads_on)
+        if depth == space.max_layers:
+            after[leads_on] = within[-1]
+            within.append(within[-1] + bool(len(origin)))
             break
-        origin, kind = np.nonzero(goes_on)
-        left_then = left[origin]
-        if not space.replacement:
-            left_then[np.arange(len(kind)), kind] -= 1
-        reached = np.column_stack((targets[goes_on] // automaton.width, left_then))
-        distinct, number = np.unique(reached, axis=0, return_inverse=True)
-        after[goes_on] = number.reshape(-1)
-        levels.append(_Level(states, left, after))
-        states, left = distinct[:, 0], distinct[:, 1:]
-    return tuple(levels)
+        reached = targets[leads_on] // automaton.width
+        if space.replacement:
+            states, number = np.unique(reached, return_inverse=True)
+            left = np.broadcast_to(sizes, (len(states), len(sizes)))
+        else:
+            if len(origin) * len(sizes) > MOST_STEPS:
+                raise _too_large(space, depth + 1)
+            then = left[origin]
+            then[np.arange(len(kind)), kind] -= 1
+            distinct, number = np.unique(np.column_stack((reached, then)), axis=0, return_inverse=True)
+            states, left = distinct[:, 0], distinct[:, 1:]
+        cells = cell_of[states] if space.replacement else np.full(len(states), NOWHERE)
+        is_new = cells == NOWHERE
+        cells[is_new] = within[-1] + np.arange(np.count_nonzero(is_new))
+        after[leads_on] = cells[number.reshape(-1)]
+        cell_of[states] = cells
+        states, left = states[is_new], left[is_new]
+        within.append(within[-1] + len(states))
+    columns = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    return _Cells(tuple(within), *(np.ascontiguousarray(column.T) for column in columns))
 
 
-def _cells(automaton: Automaton, kinds: Integers, states: Integers) -> Integers:
-    """(states, kinds): the automaton's cell of the first layer of each kind in each state."""
-    firsts = np.unique(kinds, return_index=True)[1]
-    return states[:, None] * automaton.width + firsts
+def _too_large(space: SearchSpace, layers: int) -> SpaceError:
+    return SpaceError(
+        f"space {space.name} is too large to be counted: strings of {layers} layers lead through too many pairs of a "
+        f"shape with the layers left; {INSTEAD}"
+    )
 
 
-def _after(values: Counts, after: Integers) -> Counts:
-    """``values`` of the next level's cells at the ends of transitions, 0 where these lead nowhere."""
-    found = np.zeros(after.shape, values.dtype)
-    leads_on = after != NOWHERE
-    found[leads_on] = values[after[leads_on]]
+def _by_depth(space: SearchSpace, cells: _Cells) -> list[Integers]:
+    """The cells that beginnings of 0, 1, ... max_layers - 1 layers reach. Raises SpaceError if they are too many."""
+    found = [np.zeros(1, np.int64)]
+    steps = 0
+    for depth in range(1, space.max_layers):
+        steps += len(found[-1]) * len(cells.after)
+        if steps > MOST_STEPS:
+            raise _too_large(space, depth)
+        is_reached = np.zeros(cells.within[-1] + 1, np.bool_)
+        is_reached[cells.after[:, found[-1]]] = True
+        is_reached[NOWHERE] = False  # the last one
+        found.append(np.flatnonzero(is_reached))
     return found
 
 
-def _completions(levels: Sequence[_Level], dtype: type) -> tuple[Counts, ...]:
-    """Of each level and the one behind the last: (cells, ways to go on with exactly 0, 1, ... layers)."""
-    found: list[Counts] = [np.ones((1, 1), dtype)]
-    for level in reversed(levels):
-        longer = [(level.left * _after(column, level.after)).sum(axis=1) for column in found[-1].T]
-        found.append(np.stack([np.ones(len(level.states), dtype), *longer], axis=1))
-    return tuple(reversed(found))
+def _of_kinds(automaton: Automaton, kinds: Integers, states: Integers) -> Integers:
+    """(kinds, states): the automaton's cell of the first layer of each kind in each state."""
+    firsts = np.unique(kinds, return_index=True)[1]
+    return states * automaton.width + firsts[:, None]
 
 
 def _count(
-    space: SearchSpace, automaton: Automaton, kinds: Integers, levels: Sequence[_Level], dtype: type
+    space: SearchSpace, automaton: Automaton, kinds: Integers, cells: _Cells, by_depth: list[Integers]
 ) -> tuple[LengthCount, ...]:
     """The counts of each length. A string is rejected where its beginning is, however it goes on."""
-    refused: list[dict[RejectionReason, int]] = []  # beginnings, by the layers that they have passed
-    ways: Counts = np.ones(1, dtype)  # beginnings in each cell
-    for level, following in zip(levels, [*levels[1:], None], strict=True):
-        reasons = automaton.reasons.take(_cells(automaton, kinds, level.states))
-        beginnings = ways[:, None] * level.left
-        refused.append({REASONS[r]: int(beginnings[reasons == r].sum()) for r in np.unique(reasons) if r != VALID})
-        if following is not None:
-            ways = np.zeros(len(following.states), dtype)
-            goes_on = level.after != NOWHERE
-            np.add.at(ways, level.after[goes_on], beginnings[goes_on])
+    dtype = np.int64 if drawable(space, space.max_layers) < MOST_RANKS else object  # Python's integers, of any size
+    reasons = automaton.reasons.take(_of_kinds(automaton, kinds, cells.states))
+    refusing = {  # (cells,), of each reason: layers that are refused for it
+        number: np.where(reasons == number, cells.left, 0).sum(axis=0)
+        for number in np.unique(reasons)
+        if number != VALID
+    }
+    rejected = dict.fromkeys(refusing, 0)
+    ways = np.ones(1, dtype)  # beginnings in each cell
     found = []
-    for length in range(space.min_layers, space.max_layers + 1):
-        rejected: dict[RejectionReason, int] = {}
-        for depth in range(length):
-            rest = _drawable(space, depth + 1, length - depth - 1)
-            for reason, count in refused[depth].items():
-                rejected[reason] = rejected.get(reason, 0) + count * rest
-        in_order = {reason: rejected[reason] for reason in REASONS if rejected.get(reason)}
-        found.append(LengthCount(length, _drawable(space, 0, length), in_order))
+    for length, here in enumerate(by_depth, 1):
+        choices = len(space.layers) - (0 if space.replacement else length - 1)  # of a layer that makes it so long
+        for number, layers in refusing.items():
+            rejected[number] = rejected[number] * choices + int((ways[here] * layers[here]).sum())
+        if length >= space.min_layers:
+            counts = {REASONS[number]: count for number, count in rejected.items() if count}
+            found.append(LengthCount(length, drawable(space, length), counts))
+        kind, place = np.nonzero(cells.after[:, here] != NOWHERE)
+        origin = here[place]
+        longer = np.zeros(cells.within[-1], dtype)
+        np.add.at(longer, cells.after[kind, origin], ways[origin] * cells.left[kind, origin])
+        ways = longer
     return tuple(found)
 
 
-def _drawable(space: SearchSpace, used: int, more: int) -> int:
-    """Ways to draw ``more`` layers after ``used`` ones, valid or not."""
+def drawable(space: SearchSpace, length: int) -> int:
+    """Strings of one length, valid or not."""
     layers = len(space.layers)
-    return layers**more if space.replacement else perm(layers - used, more)
+    return layers**length if space.replacement else perm(layers, length)
 
 
-def _require_no_budget(space: SearchSpace, automaton: Automaton, kinds: Integers, levels: Sequence[_Level]) -> None:
-    """Raise SpaceError if a budget of the space, or a ceiling of all spaces, can decide whether a string is valid."""
-    budgets = [name for name in CEILINGS if getattr(space, name) is not None]
-    if budgets:
-        raise SpaceError(
-            f"space {space.name} has {budgets[0]}: the census counts shapes, not budgets; "
-            "search it with --sampler rejection, or leave the budget out"
-        )
+def _require_within_ceilings(
+    space: SearchSpace, automaton: Automaton, kinds: Integers, cells: _Cells, by_depth: list[Integers]
+) -> None:
+    """Raise SpaceError if a ceiling of all spaces can decide whether a string is valid."""
     rules, width = space.rules, automaton.width
     limits = np.array([rules.max_parameters, rules.max_macs, rules.max_activation_bytes // BYTES_PER_NUMBER])
-    of_kinds = [
-        np.stack([costs.reshape(-1, width)[:, np.flatnonzero(kinds == k)].max(axis=1) for k in range(kinds.max() + 1)])
-        for costs in (automaton.layers.parameters, automaton.layers.macs, automaton.layers.numbers)
-    ]  # each (kinds, states): the dearest layer of a kind
-    classifier = np.stack((automaton.classifier.parameters, automaton.classifier.macs, automaton.classifier.numbers))
-    most = np.zeros((3, 1), np.int64)  # that a beginning in each cell can have cost, each of the three for itself
-    for level, following in zip(levels, [*levels[1:], None], strict=True):
-        goes_on = level.after != NOWHERE
-        targets = automaton.following.take(_cells(automaton, kinds, level.states))[goes_on]
-        reached = np.stack(
-            [
-                (before[:, None] + dearest[:, level.states].T)[goes_on]
-                for before, dearest in zip(most, of_kinds, strict=True)
-            ]
-        )
-        totals = reached + classifier[:, targets // width]
-        if (totals > limits[:, None]).any() or (targets == automaton.beyond).any():
+    of_layers, of_classifier = (
+        np.stack((costs.parameters, costs.macs, costs.numbers)) for costs in (automaton.layers, automaton.classifier)
+    )
+    layers = of_layers.reshape(3, -1, width)[:, cells.states]  # (3, cells, layers)
+    dearest = np.stack([layers[:, :, np.flatnonzero(kinds == k)].max(axis=2) for k in range(kinds.max() + 1)], axis=1)
+    targets = automaton.following.take(_of_kinds(automaton, kinds, cells.states))
+    ends = of_classifier[:, targets // width]  # and so dearest: (3, kinds, cells)
+    beyond = targets == automaton.beyond
+    most = np.zeros((3, cells.within[-1]), np.int64)  # that a beginning in each cell can have cost, each for itself
+    for here in by_depth:
+        kind, place = np.nonzero(cells.after[:, here] != NOWHERE)
+        origin = here[place]
+        reached = most[:, origin] + dearest[:, kind, origin]
+        if (reached + ends[:, kind, origin] > limits[:, None]).any() or beyond[kind, origin].any():
             raise SpaceError(
-                f"space {space.name} holds strings beyond the ceilings of every space (of parameters, multiply-adds or "
-                "activations): the census counts shapes, not budgets; search it with --sampler rejection"
+                f"space {space.name} holds strings of up to {space.max_layers} layers that are beyond the ceilings of "
+                "every space (of parameters, multiply-adds or activations): the census counts shapes, not budgets; "
+                + INSTEAD
             )
-        most = np.zeros((3, 0 if following is None else len(following.states)), np.int64)
-        if following is not None:
-            for bound, values in zip(most, reached, strict=True):
-                np.maximum.at(bound, level.after[goes_on], values)
+        most = np.zeros_like(most)
+        for bound, values in zip(most, reached, strict=True):
+            np.maximum.at(bound, cells.after[kind, origin], values)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.automaton import Integers, architectures
-from search.census import census
+from search.census import Census, census, of_lengths
 from search.errors import SpaceError, Stopped
 from search.layer_string import parse
 from search.layers import Architecture
@@ -113,23 +113,19 @@ class CensusSampler:
     lengths: tuple[int, int] | None = None  # fewest and most layers; None: the space's
 
     @cached_property
-    def size(self) -> int:
-        """How many architectures there are to draw. Raises SpaceError if the space cannot be counted."""
-        return self._ranks.stop - self._ranks.start
+    def _census(self) -> Census:
+        return census(self.space if self.lengths is None else of_lengths(self.space, *self.lengths))
 
     @cached_property
-    def _ranks(self) -> range:
-        low, high = self.lengths or (self.space.min_layers, self.space.max_layers)
-        if not self.space.min_layers <= low <= high <= self.space.max_layers:
+    def size(self) -> int:
+        """How many architectures there are to draw. Raises SpaceError if they cannot be counted or numbered."""
+        self._census.require_numbered()
+        if not self._census.size:
+            counted = self._census.space
             raise SpaceError(
-                f"--lengths {low}-{high}: space {self.space.name} has strings of {self.space.min_layers} to "
-                f"{self.space.max_layers} layers"
+                f"space {counted.name} has no valid string of {counted.min_layers} to {counted.max_layers} layers"
             )
-        census(self.space).require_numbered()
-        ranks = census(self.space).ranks((low, high))
-        if not ranks:
-            raise SpaceError(f"space {self.space.name} has no valid string of {low} to {high} layers")
-        return ranks
+        return self._census.size
 
     def positions(self, start: int, stop: int) -> Integers:
         """The architectures of indices start to stop - 1, as a batch for ``Automaton.check``.
@@ -140,7 +136,11 @@ class CensusSampler:
             raise Stopped(f"the census has {self.size:,} architectures, and index {stop - 1} is to be drawn")
         indices = np.arange(start, stop)
         ranks = Permutation(self.size, self.seed)(indices) if len(indices) else indices
-        return census(self.space).unrank(self._ranks.start + ranks)
+        drawn = self._census.unrank(ranks)
+        shorter = self.space.max_layers - drawn.shape[1]
+        if not shorter:
+            return drawn
+        return np.pad(drawn.T, ((0, shorter), (0, 0)), constant_values=len(self.space.layers)).T
 
     def draw(self, start: int, stop: int) -> list[Architecture]:
         """The architectures of indices start to stop - 1. Raises as ``positions`` does."""

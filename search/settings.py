@@ -109,6 +109,8 @@ def difference(stored: SearchSettings, given: Mapping[str, Any]) -> list[str]:
     """
     known = {**asdict(stored.recipe), **{name: getattr(stored, name) for name in SETTING_NAMES}}
     known["space"] = f"{stored.space.name} ({stored.space.digest()[:12]})"
+    if stored.sampler == "census" and stored.lengths is None:
+        known["lengths"] = stored.space.min_layers, stored.space.max_layers
     found = []
     for name, value in given.items():
         if name == "space":

@@ -9,7 +9,7 @@ import click
 
 from search.candidates import RejectionReason
 from search.cli.files import standard_output
-from search.cli.output import cell, columns, format_option, layer_table, print_many, print_one
+from search.cli.output import cell, columns, format_option, layer_table, print_many, print_one, tell
 from search.cli.parameters import (
     COUNT,
     INDEX,
@@ -23,7 +23,7 @@ from search.cli.parameters import (
 )
 from search.cli.writers import write_csv
 from search.edits import MOST_EDITS, smallest_edits
-from search.errors import InvalidInput, LayerStringError
+from search.errors import InvalidInput, LayerStringError, SpaceError
 from search.explanation import explain as explain_verdict
 from search.layer_string import format_architecture, parse
 from search.layers import Architecture, Conv, Shape
@@ -223,23 +223,38 @@ def show_space(space: SearchSpace, style: str) -> None:
 @click.argument("space", type=Space(), default="classic", metavar="[SPACE]")
 @format_option()
 def count_space(space: SearchSpace, style: str) -> None:
-    """Count the layer strings of a SPACE, a preset or a TOML file, exactly: by length, and by reason of rejection."""
-    from search.census import census
+    """Count the layer strings of a SPACE, a preset or a TOML file, exactly: by length, and by reason of rejection.
 
-    counts = census(space).by_length
+    Of a space that is too large, the longest strings are not counted: how many can be drawn is known, how many are
+    valid is not.
+    """
+    from search.census import census, census_of_shorter, drawable
+
+    try:
+        counts = census(space).by_length
+    except SpaceError as error:
+        if space.min_layers == space.max_layers:
+            raise
+        counts = census_of_shorter(space).by_length
+        tell(f"strings of more than {counts[-1].layers} layers are not counted: {error}")
     reasons = [reason for reason in RejectionReason if any(reason in count.rejected for count in counts)]
-    by_length = [
+    longer = range(counts[-1].layers + 1, space.max_layers + 1)
+    by_length: list[dict[str, Any]] = [
         {"layers": c.layers, "drawable": c.drawable, "valid": c.valid, "rejected": dict(c.rejected)} for c in counts
     ]
-    titles = ("layers", "drawable", "valid", *reasons)
-    rows = [(c.layers, c.drawable, c.valid, *(c.rejected.get(reason, 0) for reason in reasons)) for c in counts]
-    sums = [sum(column) for column in list(zip(*rows, strict=True))[1:]]
+    by_length += [{"layers": n, "drawable": drawable(space, n), "valid": None, "rejected": None} for n in longer]
+    rows: list[tuple[int | None, ...]] = [
+        (c.layers, c.drawable, c.valid, *(c.rejected.get(reason, 0) for reason in reasons)) for c in counts
+    ]
+    rows += [(n, drawable(space, n), *[None] * (1 + len(reasons))) for n in longer]
+    sums = [None if None in column else sum(column) for column in list(zip(*rows, strict=True))[1:]]
     record = {
         "drawable": sums[0],
         "valid": sums[1],
-        "rejected": dict(zip(reasons, sums[2:], strict=True)),
+        "rejected": None if longer else dict(zip(reasons, sums[2:], strict=True)),
         "by_length": by_length,
     }
+    titles = ("layers", "drawable", "valid", *reasons)
     if style == "csv":
         write_csv(standard_output(), titles, rows)
     else:

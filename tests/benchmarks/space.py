@@ -52,7 +52,7 @@ def contestants(space: SearchSpace) -> dict[str, Callable[[], float]]:
     draws, valid = RejectionSampler(space, 0), CensusSampler(space, 0)
     batches = [draws.positions(i * BATCH, (i + 1) * BATCH) for i in range(BATCHES)]
     few = architectures(space, batches[0][:FEW])
-    ranks = np.random.default_rng(0).integers(0, counted.size(), BATCH * BATCHES)
+    ranks = np.random.default_rng(0).integers(0, counted.size, BATCH * BATCHES)
     ranked = counted.unrank(ranks)
     end = min(valid.size, BATCH * BATCHES)
     judge = judge_with(draws, space.rules)

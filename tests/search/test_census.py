@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from functools import cache
+from math import comb
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from search import census as module
 from search.automaton import architectures, compiled
 from search.candidates import RejectionReason
-from search.census import census
+from search.census import census, of_lengths
 from search.errors import SpaceError
 from search.layer_string import parse
 from search.layers import Architecture, Shape
@@ -91,7 +92,7 @@ def test_the_nth_valid_string_is_that_of_brute_force(space: SearchSpace) -> None
     """All of them, in order; and the rank of each is n."""
     valid = valid_of(space)
     found = census(space)
-    assert found.ranks() == range(len(valid))
+    assert found.size == len(valid)
     assert unranked(space, np.arange(len(valid))) == valid
     automaton = compiled(space)
     assert automaton is not None
@@ -102,10 +103,16 @@ def test_the_classic_space() -> None:
     """The counts of the design."""
     found = census(CLASSIC)
     assert sum(count.drawable for count in found.by_length) == 4_499_721_590
-    assert found.size() == 140_708_079
+    assert found.size == 140_708_079
     assert [count.valid for count in found.by_length][:5] == [118, 1_202, 10_917, 84_200, 535_970]
-    assert found.size((2, 5)) == 118 + 1_202 + 10_917 + 84_200
-    assert found.ranks((3, 4)) == range(118, 118 + 1_202 + 10_917)
+
+
+def test_some_lengths_are_counted_and_numbered_alone() -> None:
+    """As the whole space counts and numbers them, but from 0."""
+    whole, some = census(CLASSIC), census(of_lengths(CLASSIC, 3, 4))
+    assert some.by_length == whole.by_length[1:3]
+    ranks = np.arange(0, 1_202 + 10_917, 7)
+    assert some.unrank(ranks).tolist() == whole.unrank(118 + ranks)[:, :4].tolist()
 
 
 def test_classic_counts_of_up_to_five_layers_equal_brute_force() -> None:
@@ -127,9 +134,8 @@ def test_classic_counts_of_up_to_five_layers_equal_brute_force() -> None:
 def test_classic_ranks_there_and_back() -> None:
     """First, last, the borders of lengths, and 20,000 at random."""
     found = census(CLASSIC)
-    borders = [found.ranks((n, n)) for n in range(2, 11)]
-    ranks = np.array([rank for border in borders for rank in (border.start, border.stop - 1)])
-    ranks = np.concatenate((ranks, np.random.default_rng(0).integers(0, found.size(), 20_000)))
+    ends = np.cumsum([count.valid for count in found.by_length])
+    ranks = np.concatenate(([0], ends[:-1], ends - 1, np.random.default_rng(0).integers(0, found.size, 20_000)))
     batch = found.unrank(ranks)
     assert found.rank(batch).tolist() == ranks.tolist()
     automaton = compiled(CLASSIC)
@@ -181,11 +187,11 @@ def test_a_space_that_can_break_a_ceiling_is_refused() -> None:
     """Every space has ceilings; here the second conv would have 10^10 parameters."""
     wide = [f"conv=channel_factor:{factor},kernel_size:1,stride:1,padding:0" for factor in (99_999, 100_000)]
     one = space_of(*wide, channels_within_side=False, max_layers=1, input_shape=Shape(1, 4, 4))
-    assert census(one).size() == 2
-    with pytest.raises(SpaceError, match="beyond the ceilings of every space"):
+    assert census(one).size == 2
+    with pytest.raises(SpaceError, match="beyond the ceilings of every"):
         census(replace(one, max_layers=2))
     enormous = space_of("conv=channel_factor:1000000000,kernel_size:1,stride:1,padding:0", channels_within_side=False)
-    with pytest.raises(SpaceError, match="beyond the ceilings of every space"):
+    with pytest.raises(SpaceError, match="beyond the ceilings of every"):
         census(replace(enormous, input_shape=Shape(1, 10_000, 10_000)))
 
 
@@ -209,7 +215,7 @@ def test_a_space_of_valid_strings_only_and_one_of_none() -> None:
     """Nothing is rejected; nothing is valid."""
     assert census(space_of("dropout=p:0.5", "batchnorm=eps:0.1")).by_length[1].rejected == {}
     none = census(space_of("maxpool=kernel_size:30,stride:1,padding:0"))
-    assert (none.size(), none.by_length[0].rejected) == (0, {RejectionReason.KERNEL_EXCEEDS_INPUT: 1})
+    assert (none.size, none.by_length[0].rejected) == (0, {RejectionReason.KERNEL_EXCEEDS_INPUT: 1})
     with pytest.raises(ValueError, match="space classic has no valid string"):
         none.unrank(np.array([0]))
 
@@ -218,5 +224,79 @@ def test_a_sampler_of_too_many_says_so_before_it_draws() -> None:
     """So a search that can never draw is not stored."""
     layers = [f"dropout=p:0.{digit}" for digit in range(1, 10)]
     space = space_of(*layers, replacement=True, max_layers=30)
-    with pytest.raises(SpaceError, match="too many to be numbered; search it with --sampler rejection"):
+    with pytest.raises(SpaceError, match="too many to be numbered; take shorter --lengths, or search"):
         _ = CensusSampler(space, 0).size
+
+
+# ------------------------------------------------------------------ deep spaces, and some lengths of them
+
+DEEP = space_of("dropout=p:0.5", "maxpool=kernel_size:2,stride:2,padding:0", replacement=True, max_layers=1_000)
+
+
+def test_a_space_of_a_thousand_layers() -> None:
+    """Pools halve a side of 28 four times; the layers between may be any number: as many as there are places."""
+    found = census(DEEP)
+    assert [count.valid for count in found.by_length] == [sum(comb(n, k) for k in range(5)) for n in range(1, 1_001)]
+    ranks = np.concatenate(([0, 1, found.size - 1], np.random.default_rng(0).integers(0, found.size, 500)))
+    batch = found.unrank(ranks)
+    assert found.rank(batch).tolist() == ranks.tolist()
+    automaton = compiled(DEEP)
+    assert automaton is not None
+    assert automaton.check(batch).valid.all()
+
+
+def test_completions_that_no_string_of_the_lengths_has_may_be_countless() -> None:
+    """Pools that shrink a side of 81 by 1 to 80: of 40 layers there are 10^23 strings, of 77 to 80 few."""
+    shrinking = [f"maxpool=kernel_size:{side},stride:1,padding:0" for side in range(2, 82)]
+    space = space_of(*shrinking, replacement=True, input_shape=Shape(1, 81, 81))
+    assert [count.valid for count in census(space).by_length] == [comb(80, n) for n in range(1, 81)]
+    found = census(of_lengths(space, 77, 80))
+    ranks = np.arange(0, found.size, 97)
+    batch = found.unrank(ranks)
+    assert found.rank(batch).tolist() == ranks.tolist()
+    lengths = np.count_nonzero(batch < 80, axis=1)
+    assert (lengths.min(), lengths.max()) == (77, 79)
+    assert np.where(batch < 80, batch + 1, 0).sum(axis=1).max() == 80
+
+
+def test_some_lengths_of_a_space_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many strings to number, too many shapes for a table, strings beyond the ceilings: short ones are few."""
+    monkeypatch.setattr("search.automaton.MOST_CELLS", 3_000)
+    compiled.cache_clear()
+    free = [f"dropout=p:0.{digit}" for digit in range(1, 10)]
+    growing = [f"avgpool=kernel_size:{2 * p},stride:1,padding:{p}" for p in range(1, 10)]
+    widening = ["conv=channel_factor:10,kernel_size:1,stride:1,padding:0"]
+    spaces = {
+        "too many to be numbered": space_of(*free, replacement=True, max_layers=1_000),
+        "too many to be counted": space_of(*growing, replacement=True, max_layers=1_000),
+        "beyond the ceilings": space_of(*widening, replacement=True, max_layers=1_000, channels_within_side=False),
+    }
+    for reason, space in spaces.items():
+        with pytest.raises(SpaceError, match=rf"{reason}.*take shorter --lengths"):
+            _ = CensusSampler(space, 0).size
+        sampler = CensusSampler(space, 0, (1, 2))
+        assert sampler.size == len(space.layers) + len(space.layers) ** 2
+        drawn = sampler.draw(0, sampler.size)
+        assert len(set(drawn)) == sampler.size
+        assert {len(architecture) for architecture in drawn} == {1, 2}
+        assert sampler.positions(0, 2).shape == (2, 1_000)
+
+
+def test_some_lengths_of_a_space_that_runs_through_too_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn as in a space that does not."""
+    drawn = CensusSampler(CLASSIC, 3, (2, 4)).draw(0, 100)
+    monkeypatch.setattr(module, "MOST_ENTRIES", 10_000)
+    census.cache_clear()
+    with pytest.raises(SpaceError, match="too large to be counted"):
+        _ = CensusSampler(CLASSIC, 3).size
+    assert CensusSampler(CLASSIC, 3, (2, 4)).draw(0, 100) == drawn
+
+
+def test_the_work_of_counting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all depths where layers are put back; at one depth where the layers that are left tell cells apart."""
+    monkeypatch.setattr(module, "MOST_STEPS", 1_000)
+    census.cache_clear()
+    for space, few in ((replace(DEEP, name="bounded"), 100), (replace(CLASSIC, name="bounded"), 2)):
+        with pytest.raises(SpaceError, match=r"space bounded is too large to be counted.*take shorter --lengths"):
+            census(space)
+        assert census(of_lengths(space, space.min_layers, few)).size > 100

@@ -224,9 +224,9 @@ def test_the_census_is_uniform_over_the_valid_strings() -> None:
     positions = CensusSampler(CLASSIC, 4).positions(0, DRAWS)
     counts = census(CLASSIC)
     lengths = np.bincount((positions < 14).sum(axis=1), minlength=11)[2:]
-    expected = np.array([count.valid for count in counts.by_length]) * DRAWS / counts.size()
+    expected = np.array([count.valid for count in counts.by_length]) * DRAWS / counts.size
     assert ((lengths - expected) ** 2 / expected)[2:].sum() < 7 + 5 * 14**0.5
-    every = counts.unrank(np.arange(0, counts.size(), 101))
+    every = counts.unrank(np.arange(0, counts.size, 101))
     share = np.bincount(every[:, 0], minlength=14) / len(every)
     firsts = np.bincount(positions[:, 0], minlength=14)
     large = share > 0

@@ -115,6 +115,20 @@ def test_lengths_are_a_setting_of_the_search(cli: Cli) -> None:
     assert (refused.exit_code, "sampler: stored rejection, given census" in refused.stderr) == (2, True)
 
 
+@pytest.mark.usefixtures("tiny")
+def test_all_lengths_are_those_of_the_space(cli: Cli) -> None:
+    """Named or not, they are the same census; other ones are refused with those of the space."""
+    words = ("--space", "tiny.toml", "--sampler", "census", "--candidates", 2, *RUN)
+    assert cli("run", "whole", *words).exit_code == 0
+    assert cli("resume", "whole", "--lengths", "1-2", "--candidates", 3, "--workers", 0).exit_code == 0
+    assert status(cli, "whole")["drawn"] == 3
+    refused = cli("resume", "whole", "--lengths", "2", "--workers", 0)
+    assert (refused.exit_code, "lengths: stored 1-2, given 2-2" in refused.stderr) == (2, True)
+    assert cli("run", "draws", "--space", "tiny.toml", "--candidates", 1, *RUN).exit_code == 0
+    refused = cli("resume", "draws", "--lengths", "1-2", "--workers", 0)
+    assert (refused.exit_code, "lengths: stored none, given 1-2" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -187,3 +201,42 @@ def test_space_count_of_a_file(cli: Cli) -> None:
     Path("budget.toml").write_text(SPACE.replace("layers = [", "max_macs = 5\nlayers = ["), encoding="utf-8")
     refused = cli("space", "count", "budget.toml")
     assert (refused.exit_code, "has max_macs: the census counts shapes, not budgets" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("style", ["json", "csv", "table"])
+def test_space_count_says_what_it_can(cli: Cli, style: str) -> None:
+    """Of a space whose longest strings cannot be counted: the others exactly, and of these how many can be drawn."""
+    layers = '"conv=channel_factor:10,kernel_size:1,stride:1,padding:0", "dropout=p:0.5"'
+    wide = SPACE[: SPACE.index("layers = [")] + f"layers = [{layers}]\n"
+    for old, new in (("replacement = false", "replacement = true"), ("side = true", "side = false"), ("= 2", "= 60")):
+        wide = wide.replace(old, new)
+    Path("wide.toml").write_text(wide, encoding="utf-8")
+    result = cli("space", "count", "wide.toml", "--format", style)
+    assert result.exit_code == 0
+    assert "strings of more than 4 layers are not counted: space tiny holds strings" in result.stderr
+    if style == "json":
+        found = json.loads(result.stdout)
+        assert (found["drawable"], found["valid"], found["rejected"]) == (2**61 - 2, None, None)
+        assert found["by_length"][3] == {"layers": 4, "drawable": 16, "valid": 16, "rejected": {}}
+        assert found["by_length"][4] == {"layers": 5, "drawable": 32, "valid": None, "rejected": None}
+        assert len(found["by_length"]) == 60
+    elif style == "csv":
+        assert result.stdout.splitlines()[3:6] == ["3,8,8", "4,16,16", "5,32,"]
+    else:
+        assert [line.split() for line in result.stdout.splitlines()[4:6]] == [["4", "16", "16"], ["5", "32", "-"]]
+        assert result.stdout.splitlines()[-1].split() == ["all", f"{2**61 - 2:,}", "-"]
+
+
+def test_short_lengths_of_a_space_too_large_to_be_numbered(cli: Cli) -> None:
+    """They are drawn, as `run` draws them; all lengths are refused, with what to do instead."""
+    free = SPACE.replace("replacement = false", "replacement = true").replace("max_layers = 2", "max_layers = 1000")
+    Path("free.toml").write_text(free, encoding="utf-8")
+    result = cli(
+        "sample", "-n", 5, "--sampler", "census", "--space", "free.toml", "--lengths", "2", "--format", "jsonl"
+    )
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 5)
+    assert cli("space", "count", "free.toml").exit_code == 0
+    many = free.replace("layers = [", 'layers = ["batchnorm=eps:0.1-", "dropout=p:0.25-",')
+    Path("many.toml").write_text(many, encoding="utf-8")
+    refused = cli("run", "no", "--census-all", "--space", "many.toml", "--workers", 0)
+    assert (refused.exit_code, "too many to be numbered; take shorter --lengths" in refused.stderr) == (2, True)
