@@ -7,8 +7,7 @@ distinct ones. Where the census cannot count, the first MOST_COUNTED draws are s
 """
 
 import math
-from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -39,15 +38,6 @@ class Basis(StrEnum):
     SCALED = "scaled"  # the first draws, scaled up: repeats among later ones are not seen
 
 
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """The first ``draws`` indices of a search, each of them drawn and checked."""
-
-    draws: int = 0
-    distinct_at: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # first draws, in order
-    valid_at: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # those that are valid
-
-
 @dataclass(frozen=True)
 class Forecast:
     """Of the first ``draws`` indices of a search."""
@@ -56,46 +46,34 @@ class Forecast:
     distinct: int
     valid: int  # of the distinct ones
     basis: Basis
-    sample: tuple[str, ...]  # the first distinct valid layer strings, some of many
+    sample: tuple[str, ...]  # distinct valid layer strings, some of many, from all over what is still to be drawn
     macs: tuple[int, ...]  # multiply-adds per image of each
-    counted: Counted = Counted()  # what the forecast knows, of these draws or of the first of them
 
 
-def forecast(sampler: Sampler, rules: Rules, draws: int) -> Forecast:
-    """What the first ``draws`` indices of a sampler hold. Raises what drawing raises."""
+def forecast(sampler: Sampler, rules: Rules, draws: int, begun: int = 0) -> Forecast:
+    """What the first ``draws`` indices of a sampler hold. Raises what drawing raises.
+
+    The sample is of those that are not among the first ``begun``, which a search has drawn already, from all over
+    them: short strings, which are cheap, come early, and then only repeat.
+    """
     if isinstance(sampler, ListedSampler):
-        return _counted(judge_with(sampler, rules), draws)
+        return _counted(judge_with(sampler, rules), draws, begun)
     if compiled(sampler.space) is None:
-        found = _counted(judge_with(sampler, rules), min(draws, MOST_ONE_BY_ONE))
+        found = _counted(judge_with(sampler, rules), min(draws, MOST_ONE_BY_ONE), begun)
     else:
         most = min(MOST_COUNTED, MOST_LAYERS_COUNTED // sampler.space.max_layers)
-        found = _counted_at_once(sampler, min(draws, most))
-    return of_first(found, sampler, draws)
-
-
-def of_first(found: Forecast, sampler: Sampler, draws: int) -> Forecast:
-    """What the first ``draws`` indices hold, by what a forecast of the same sampler has counted."""
-    counted = found.counted
-    if draws <= counted.draws or isinstance(sampler, ListedSampler):  # a list is counted whole
-        distinct, valid = (int(np.searchsorted(at, draws)) for at in (counted.distinct_at, counted.valid_at))
-        return replace(found, draws=draws, distinct=distinct, valid=valid, basis=Basis.COUNTED)
+        found = _counted_at_once(sampler, min(draws, most), begun)
+    if found.draws == draws:
+        return found
     if isinstance(sampler, CensusSampler):
         return replace(found, draws=draws, distinct=draws, valid=draws, basis=Basis.CENSUS)
     try:
-        distinct, valid = map(round, expected(sampler.space, draws))
-        return replace(found, draws=draws, distinct=distinct, valid=valid, basis=Basis.EXPECTED)
+        distinct, valid = expected(sampler.space, draws)
     except SpaceError:
-        distinct, valid = (len(at) * draws // counted.draws for at in (counted.distinct_at, counted.valid_at))
+        share = draws / found.draws
+        distinct, valid = round(found.distinct * share), round(found.valid * share)
         return replace(found, draws=draws, distinct=distinct, valid=valid, basis=Basis.SCALED)
-
-
-def draws_until(found: Forecast, sampler: Sampler, valid: int) -> int:
-    """The fewest draws that hold so many distinct valid candidates; all of the forecast's, if they hold fewer."""
-
-    def of(draws: int) -> int:
-        return of_first(found, sampler, draws).valid
-
-    return bisect_left(range(found.draws), valid, 0, found.draws, key=of)
+    return replace(found, draws=draws, distinct=round(distinct), valid=round(valid), basis=Basis.EXPECTED)
 
 
 def expected(space: SearchSpace, draws: int) -> tuple[float, float]:
@@ -114,20 +92,18 @@ def expected(space: SearchSpace, draws: int) -> tuple[float, float]:
     return sum(found), sum(valid)
 
 
-def _counted(judge: Judge, draws: int) -> Forecast:
+def _counted(judge: Judge, draws: int, begun: int) -> Forecast:
     first: dict[str, Drawn] = {}
     for start in range(0, draws, BATCH):
         for drawn in judge(start, min(start + BATCH, draws)):
             first.setdefault(drawn.layers, drawn)
     valid = [drawn for drawn in first.values() if drawn.verdict.valid]
-    counted = Counted(draws, *(np.array([d.index for d in some], np.int64) for some in (first.values(), valid)))
-    sample = valid[:MOST_SAMPLED]
+    sample = [valid[place] for place in _spread(np.array([drawn.index for drawn in valid], np.int64), begun)]
     macs = tuple(drawn.verdict.macs or 0 for drawn in sample)
-    layers = tuple(drawn.layers for drawn in sample)
-    return Forecast(draws, len(first), len(valid), Basis.COUNTED, layers, macs, counted)
+    return Forecast(draws, len(first), len(valid), Basis.COUNTED, tuple(drawn.layers for drawn in sample), macs)
 
 
-def _counted_at_once(sampler: RejectionSampler | CensusSampler, draws: int) -> Forecast:
+def _counted_at_once(sampler: RejectionSampler | CensusSampler, draws: int, begun: int) -> Forecast:
     """The same on arrays, which need no string to be written."""
     automaton = compiled(sampler.space)
     assert automaton is not None
@@ -136,11 +112,18 @@ def _counted_at_once(sampler: RejectionSampler | CensusSampler, draws: int) -> F
     firsts = np.sort(np.unique(_as_one(positions), return_index=True)[1])
     verdicts = automaton.check(positions[firsts])
     valid = np.flatnonzero(verdicts.valid)
-    sample = architectures(sampler.space, positions[firsts[valid[:MOST_SAMPLED]]].astype(np.int64))
-    macs = tuple(verdicts.macs[valid[:MOST_SAMPLED]].tolist())
-    counted = Counted(draws, firsts, firsts[valid])
-    layers = tuple(map(format_architecture, sample))
-    return Forecast(draws, len(firsts), len(valid), Basis.COUNTED, layers, macs, counted)
+    sampled = valid[_spread(firsts[valid], begun)]
+    sample = architectures(sampler.space, positions[firsts[sampled]].astype(np.int64))
+    macs = tuple(verdicts.macs[sampled].tolist())
+    return Forecast(draws, len(firsts), len(valid), Basis.COUNTED, tuple(map(format_architecture, sample)), macs)
+
+
+def _spread(indices: npt.NDArray[np.int64], begun: int) -> npt.NDArray[np.int64]:
+    """Places of some candidates, evenly from all that are not drawn yet, by their indices; the last, if all are."""
+    later = np.flatnonzero(indices >= begun)
+    if not len(later):
+        later = np.arange(len(indices))[-MOST_SAMPLED:]
+    return later[np.linspace(0, len(later) - 1, min(len(later), MOST_SAMPLED)).astype(np.int64)]
 
 
 def _as_one(positions: npt.NDArray[np.int16]) -> npt.NDArray[np.void]:

@@ -167,7 +167,8 @@ def say(answer: object) -> None:
 
 def on_ray(workers: int, trainer: Steady) -> Executor:
     """Ray's executor, on a cluster that was joined."""
-    from workers.ray_executor import RayExecutor, WorkerPlan
+    from workers.executors import WorkerPlan
+    from workers.ray_executor import RayExecutor
 
     return RayExecutor(trainer, WorkerPlan("cpu", workers, 0.0))
 

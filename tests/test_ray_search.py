@@ -19,7 +19,8 @@ from search.space import CLASSIC
 from storage import queries
 from storage.engine import open_for_writing
 from storage.store import SqlStore
-from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
+from workers.executors import plan
+from workers.ray_executor import RayExecutor, connect, disconnect, resources
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test
 

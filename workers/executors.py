@@ -1,4 +1,4 @@
-"""The in-process executor: one candidate at a time, in the coordinator's own process, without Ray.
+"""What executors have in common, and the one without Ray: a candidate at a time, in the coordinator's own process.
 
 For small searches, debugging, and machines on which Ray does not start. Training advances a batch
 at a time inside ``poll``, so the loop stays awake for signals and deadlines. Not covered: a network
@@ -10,16 +10,54 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from search.candidates import Outcome
+from search.errors import SettingsError
 from search.messages import Finished, Started, Task, WorkerEvent, WorkerReady, WorkerTime
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """How many workers, and what each one takes from the cluster."""
+
+    device: str  # cpu or cuda
+    workers: int
+    gpus_per_worker: float  # 0 on the CPU
+
+
+def plan(
+    available: Mapping[str, float], device: str | None, workers: int | None, gpus_per_worker: float | None
+) -> WorkerPlan:
+    """A worker a GPU (or the share of one that is asked for) where there are GPUs, else a worker a CPU core.
+
+    ``available`` is the CPU and the GPU that the cluster has in all. Raises SettingsError when they are too few.
+    """
+    gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 0.0)
+    device = device or ("cuda" if gpus else "cpu")
+    if device == "cpu":
+        if gpus_per_worker:
+            raise SettingsError(f"--gpus-per-worker {gpus_per_worker:g}: the workers of this search train on the CPU")
+        return WorkerPlan("cpu", _at_most(workers, int(cpus), "CPU cores"), 0.0)
+    if not gpus:
+        raise SettingsError("--device cuda: Ray sees no GPU; give --device cpu, or the address of a cluster with GPUs")
+    share = gpus_per_worker or 1.0
+    most = int(gpus) * int(1 / share) if share <= 1 else int(gpus / share)  # a share is of one GPU
+    most = min(most, int(cpus))  # and a worker takes a core as well
+    return WorkerPlan("cuda", _at_most(workers, most, f"workers of {share:g} GPU and a CPU core"), share)
+
+
+def _at_most(asked: int | None, most: int, what: str) -> int:
+    if most < 1 or (asked or 0) > most:
+        raise SettingsError(f"--workers {asked or 1}: the Ray cluster has {most} {what}")
+    return asked or most
 
 
 class Prepared(Protocol):

@@ -55,7 +55,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskEr
 from search.candidates import FailureReason, Outcome, clean_detail, clean_error
 from search.errors import SettingsError, Stopped
 from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady, WorkerTime
-from workers.executors import TrainerFactory, cores
+from workers.executors import TrainerFactory, WorkerPlan, cores
 
 FAILED_STARTS = 3  # in a row on one node, before it is left out: the fault is the node's, not a candidate's
 START_TIMEOUT_S = 180.0  # for the first worker; a cluster may have to grow
@@ -77,42 +77,6 @@ RAY_FAILS = (RayError, OSError, RuntimeError, ValueError)  # what Ray's calls ra
 
 
 # ------------------------------------------------------------------ the session
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """How many workers, and what each one takes from the cluster."""
-
-    device: str  # cpu or cuda
-    workers: int
-    gpus_per_worker: float  # 0 on the CPU
-
-
-def plan(
-    available: Mapping[str, float], device: str | None, workers: int | None, gpus_per_worker: float | None
-) -> WorkerPlan:
-    """A worker a GPU (or the share of one that is asked for) where there are GPUs, else a worker a CPU core.
-
-    ``available`` is what ``resources`` gives. Raises SettingsError when the cluster lacks what is asked.
-    """
-    gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 0.0)
-    device = device or ("cuda" if gpus else "cpu")
-    if device == "cpu":
-        if gpus_per_worker:
-            raise SettingsError(f"--gpus-per-worker {gpus_per_worker:g}: the workers of this search train on the CPU")
-        return WorkerPlan("cpu", _at_most(workers, int(cpus), "CPU cores"), 0.0)
-    if not gpus:
-        raise SettingsError("--device cuda: Ray sees no GPU; give --device cpu, or the address of a cluster with GPUs")
-    share = gpus_per_worker or 1.0
-    most = int(gpus) * int(1 / share) if share <= 1 else int(gpus / share)  # a share is of one GPU
-    most = min(most, int(cpus))  # and a worker takes a core as well
-    return WorkerPlan("cuda", _at_most(workers, most, f"workers of {share:g} GPU and a CPU core"), share)
-
-
-def _at_most(asked: int | None, most: int, what: str) -> int:
-    if most < 1 or (asked or 0) > most:
-        raise SettingsError(f"--workers {asked or 1}: the Ray cluster has {most} {what}")
-    return asked or most
 
 
 def resources() -> dict[str, float]:

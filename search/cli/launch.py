@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.candidates import Status
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns, tell
 from search.cli.parameters import NO_LENGTHS, Reasons, default_data_dir, name_argument
@@ -28,7 +27,6 @@ from search.settings import Limits, Recipe, SearchSettings, difference, require_
 from search.space import require_something_valid
 
 if TYPE_CHECKING:
-    from search.cli.dry_run import Begun
     from search.samplers import Sampler
     from search.sieve import Drawn, Judge
     from storage.queries import Beside, SearchRow, Standing
@@ -130,63 +128,54 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
 
 def _forecast(name: str, options: Options, settled: _Settled) -> None:
     """Say what the search will cost. Raises SettingsError where that cannot be measured here."""
-    import torch
-
-    from search.cli.dry_run import print_costs
+    from search.cli.dry_run import Begun, begun, print_costs
     from storage.engine import serves_many_machines
 
     dataset, settings = _prepare(name, options, settled.stored)
-    wanted = _wants_gpu(options, settings)
-    if wanted and not torch.cuda.is_available():
-        raise SettingsError(f"--dry-run {wanted}: torch sees no GPU here, on which a training could be timed")
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    wanted, is_gpu = _wants_gpu(options, settings), _sees_gpu()
+    if wanted and not is_gpu:
+        raise SettingsError(
+            f"--dry-run {wanted}: torch sees no GPU here to time a training on; ask on a machine that has one, "
+            "or with --device cpu"
+        )
+    if settled.standing is None:
+        before = Begun(Counts(settled.limits.candidates, drawn=0, rejected=0, completed=0, failed=0, open=0))
+    else:
+        before = begun(options.url, name, settled.standing.counts, options.retry)
     print_costs(
         name,
-        replace(settings, device=device),
+        replace(settings, device=settings.device or ("cuda" if is_gpu else "cpu")),
         settled.listed,
         dataset,
         settled.limits,
-        _begun(name, options, settled),
-        _trainers(options, device),
+        before,
+        _trainers(options, settings),
         is_postgres=serves_many_machines(options.url),
     )
 
 
-def _begun(name: str, options: Options, settled: _Settled) -> "Begun":
-    """How the search will stand when its run begins."""
-    from search.cli.dry_run import Begun
-    from storage import queries
+def _trainers(options: Options, settings: SearchSettings) -> int | str:
+    """How many workers will train at once as fast as one does here alone; or why that cannot be told without Ray.
 
-    if settled.standing is None:
-        return Begun(Counts(settled.limits.candidates, drawn=0, rejected=0, completed=0, failed=0, open=0))
-    with reading(options.url) as connection:
-        search_id = queries.require(connection, name).id
-        failures = queries.failures(connection, search_id, queries.By.REASON)
-        best = queries.best(connection, search_id)
-    counts = settled.standing.counts
-    retried = sum(row.candidates for row in failures if row.status is Status.FAILED and row.reason in options.retry)
-    return Begun(
-        replace(counts, failed=counts.failed - retried, open=counts.open + retried),
-        retried,
-        best.val_accuracy if best else None,
-        is_shared=settled.standing.state is queries.State.RUNNING,
-    )
+    Raises SettingsError as the run would, where there are fewer.
+    """
+    from workers.executors import cores, plan
 
-
-def _trainers(options: Options, device: str) -> int | None:
-    """How many workers will train at once, as far as that can be told without Ray; None: as many as a cluster has."""
+    if options.workers == 0:
+        return 1
+    if options.ray_address is not None:
+        if options.workers is None or settings.device != "cpu":
+            return "--workers and --device say how many of the cluster's, and what they train on"
+        return options.workers
     import torch
 
-    from workers.executors import cores
-
-    if options.workers is not None:
-        return max(1, options.workers)
-    if options.ray_address is not None:
-        return None
-    if device == "cpu":
-        return cores()
-    gpus, share = torch.cuda.device_count(), options.gpus_per_worker or 1.0
-    return max(1, min(cores(), gpus * int(1 / share) if share <= 1 else int(gpus / share)))
+    available = {"CPU": float(options.workers or cores()), "GPU": float(torch.cuda.device_count())}
+    planned = plan(available, settings.device or None, options.workers, options.gpus_per_worker)
+    if 0 < planned.gpus_per_worker < 1:
+        return "workers that share a GPU slow each other down"
+    if planned.workers > cores():
+        tell(f"{planned.workers} workers have {cores()} cores here: the hours are those of {cores()} workers")
+    return min(planned.workers, cores())
 
 
 def _require_consistent(options: Options) -> None:
@@ -411,7 +400,8 @@ def _start_workers(
         device = settings.device or ("cuda" if _sees_gpu() else "cpu")
         executor = InProcessExecutor(trainer(device))
     else:
-        from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
+        from workers.executors import plan
+        from workers.ray_executor import RayExecutor, connect, disconnect, resources
 
         tell("starting Ray" if options.ray_address is None else f"joining {options.ray_address}")
         connect(options.ray_address, options.workers)

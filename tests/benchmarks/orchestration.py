@@ -43,7 +43,7 @@ from storage.engine import open_for_writing
 from storage.store import SqlStore
 from tests.benchmarks.measure import machine
 from tests.databases import postgres_server
-from workers.executors import InProcessExecutor
+from workers.executors import InProcessExecutor, plan
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "none", "00", Recipe(), "cpu")
 CURVE = tuple(Measurement(epoch, 2.30 / epoch, 2.31 / epoch, 0.9 + epoch / 1000) for epoch in range(1, 11))
@@ -137,7 +137,7 @@ def search(draws: str, url: str, executor_name: str, most: int, *, profile: bool
     with ExitStack() as stack:
         executor: Executor
         if executor_name == "ray":
-            from workers.ray_executor import RayExecutor, connect, disconnect, plan, resources
+            from workers.ray_executor import RayExecutor, connect, disconnect, resources
 
             connect(None, WORKERS)
             stack.callback(disconnect)

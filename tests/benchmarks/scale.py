@@ -183,7 +183,8 @@ class TrainsNothing:
 
 def ray_costs(rounds: int) -> None:
     """The coordinator's side of a session on this machine; its main thread's time, for that is what saturates."""
-    from workers.ray_executor import RayExecutor, WorkerPlan, connect, disconnect
+    from workers.executors import WorkerPlan
+    from workers.ray_executor import RayExecutor, connect, disconnect
 
     print(
         "\n| actors | items/s | main thread, us an item | all threads | main thread, us a batch of 64 | items a poll |"

@@ -22,8 +22,8 @@ from search.errors import SettingsError, Stopped
 from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.run import Executor
 from workers import ray_executor
-from workers.executors import InProcessExecutor, TrainerFactory
-from workers.ray_executor import RayExecutor, WorkerPlan, plan
+from workers.executors import InProcessExecutor, TrainerFactory, WorkerPlan, plan
+from workers.ray_executor import RayExecutor
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test
 

@@ -34,7 +34,7 @@ def said(result: Result) -> dict[str, str]:
     """What each line of the answer says, by its first words."""
     assert result.exit_code == 0, result.stderr
     lines = [re.split(r"  +", line, maxsplit=1) for line in result.stdout.splitlines()[1:]]
-    return {line[0]: line[1] for line in lines}
+    return {line[0]: re.sub("  +", "  ", line[1]) for line in lines}
 
 
 def test_it_says_what_the_search_then_finds(cli: Cli) -> None:
@@ -55,12 +55,12 @@ def test_of_a_search_that_exists_it_says_what_is_left(cli: Cli) -> None:
     """What is trained is not trained again; nothing is drawn or trained."""
     cli("run", "part", *RUN, "--candidates", 60, "--max-completed", 2)
     before = Path("netsieve.db").read_bytes()
-    answer = said(cli("resume", "part", "--candidates", 100, "--workers", 3, "--dry-run"))
+    answer = said(cli("resume", "part", "--candidates", 100, "--workers", 1, "--dry-run"))
     valid = int(answer["valid"].split()[0])
     is_open = json.loads(cli("status", "part", "--format", "json").stdout)["open"]
-    left = f"{is_open} open, {valid - 2 - is_open} still to draw; 2 are trained already"
+    left = f"{is_open} open, {valid - 2 - is_open} to be drawn; 2 have ended"
     assert re.split(r"  +", answer["to train"]) == [str(valid - 2), left]
-    assert "with 3 workers" in answer["hours"]
+    assert "with 1 worker:" in answer["hours"]
     assert Path("netsieve.db").read_bytes() == before
 
 
@@ -75,7 +75,6 @@ def test_it_looks_beside_a_running_search(cli: Cli) -> None:
     assert "is being run by" in cli("resume", "busy", "--workers", 0).stderr
     answer = said(cli("resume", "busy", "--candidates", 40, "--dry-run"))
     assert answer["draws"] == "40"
-    assert "other runs of the search" in answer["hours"]
     store.leave(None)
     engine.dispose()
 
@@ -86,77 +85,76 @@ def seconds_each(monkeypatch: pytest.MonkeyPatch, mean: float | None) -> None:
     monkeypatch.setattr("search.cli.dry_run.probe", lambda *_: found)
 
 
-def test_with_a_number_to_complete_it_says_when_that_is_reached(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what the run leaves behind: what it draws, and a smaller database; also of a search that has begun."""
+def test_each_limit_says_what_it_is_worth(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--max-completed in hours, --max-time in trainings; also of a search that has begun."""
     seconds_each(monkeypatch, 36.0)
-    limits = ("--candidates", 5_000, "--max-completed", 4)
-    without = said(cli("run", "some", *RUN, "--candidates", 5_000, "--dry-run"))
-    answer = said(cli("run", "some", *RUN, *limits, "--dry-run"))
-    assert answer["--max-completed 4"] == "4 trainings  if none fails"
-    assert answer["this run"].startswith("4 trainings")
-    assert answer["this run"].endswith("% of what is to train; --max-completed 4 ends it")
-    assert [answer[key].split()[0] for key in ("worker-hours", "hours")] == ["0.04", "0.04"]
-    whole = f"{int(without['valid'].split()[0].replace(',', '')) / 100:.0f}"  # hours
-    assert f"; {whole} for the whole search" in answer["hours"]
-    assert "this run" not in without
-    assert without["hours"].split()[0] == whole
-    cli("run", "some", *RUN, *limits)
-    status = json.loads(cli("status", "some", "--format", "json").stdout)
-    assert answer["drawn then"].split()[0] == f"{status['drawn']:,}"
-    assert Path("netsieve.db").stat().st_size < 2e6
-    assert [of["database"].split()[1] for of in (without, answer)] == ["MB", "kB"]
-    later = said(cli("resume", "some", "--workers", 0, "--max-completed", 6, "--dry-run"))
-    assert later["--max-completed 6"] == "2 trainings  more, if none fails"
-    assert later["drawn then"].split()[0] == f"{status['drawn']:,}"  # which are open already
-    over = said(cli("resume", "some", "--workers", 0, "--max-completed", 3, "--dry-run"))
-    assert over["--max-completed 3"] == "0 trainings  it is reached"
-    assert [over[key].split()[0] for key in ("this run", "hours")] == ["0", "0"]
+    monkeypatch.setattr("workers.executors.cores", lambda: 4)
+    run = ("run", "some", *RUN[:2], "--candidates", 5_000)
+    plain = said(cli(*run, "--workers", 4, "--dry-run"))
+    valid = int(plain["valid"].split()[0].replace(",", ""))
+    assert plain["worker-hours"].split()[0] == f"{valid / 100:.0f}"
+    assert re.split("  +", plain["hours"]) == [f"{valid / 400:.2g}", "with 4 workers: 400 trainings an hour"]
+    answer = said(cli(*run, "--workers", 4, "--max-completed", 40, "--max-time", "9m", "--dry-run"))
+    assert answer["--max-completed 40"].split()[:2] == ["0.1", "hours"]
+    assert answer["--max-time 540 s"].split()[:2] == ["60", "trainings"]
+    assert {key: text for key, text in answer.items() if key in plain} == plain
+    cli(*run[:-1], 60, "--workers", 0, "--epochs", 2, "--max-completed", 2)
+    later = said(cli("resume", "some", "--workers", 1, "--max-completed", 12, "--dry-run"))
+    assert later["--max-completed 12"].startswith("0.1 hours  for the 10 to come")
 
 
-def test_with_a_time_it_says_what_fits(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run takes so long at most; of several limits the first one ends it."""
-    seconds_each(monkeypatch, 7.0)
-    run = ("run", "short", *RUN, "--candidates", 2_000, "--workers", 3, "--dry-run")
-    answer = said(cli(*run, "--max-time", "6m"))
-    assert answer["--max-time 360 s"].startswith("154 trainings  fit, with 3 workers")
-    assert answer["this run"].endswith("--max-time 360 s ends it")
-    assert [answer[key].split()[0] for key in ("worker-hours", "hours")] == ["0.3", "0.1"]
-    assert said(cli(*run, "--max-time", "6m", "--max-completed", 100))["this run"].endswith(
-        "--max-completed 100 ends it"
-    )
-    assert said(cli(*run, "--max-time", "6m", "--max-completed", 200))["this run"].endswith("--max-time 360 s ends it")
-    plenty = said(cli(*run, "--max-time", "200h", "--max-completed", 2_000))
-    for limit in ("--max-time 720000 s", "--max-completed 2,000"):
-        assert plenty[limit].startswith("not reached")
-    assert "this run" not in plenty
-    assert said(cli(*run, "--max-time", "1s"))["this run"].startswith("3 trainings")  # each worker's first is finished
+def test_hours_are_those_of_the_workers_that_the_run_has(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not more than there are cores; and none where nobody can tell without the cluster."""
+    seconds_each(monkeypatch, 36.0)
+    monkeypatch.setattr("workers.executors.cores", lambda: 2)
+    run = ("run", "dark", *RUN[:2], "--candidates", 100, "--dry-run")
+    assert "with 2 workers" in said(cli(*run))["hours"]
+    many = cli(*run, "--workers", 16)
+    assert "with 2 workers" in said(many)["hours"]
+    assert "16 workers have 2 cores here" in many.stderr
+    cluster = ("--ray-address", "10.0.0.1:6379", "--max-time", "70s", "--max-completed", 5)
+    for options in ((), ("--workers", 8), ("--device", "cpu")):
+        answer = said(cli(*run, *cluster, *options))
+        for key in ("hours", "--max-time 70 s", "--max-completed 5"):
+            assert answer[key].startswith("unknown  --workers and --device say")
+    assert "with 8 workers" in said(cli(*run, *cluster, "--workers", 8, "--device", "cpu"))["hours"]
+    refused = cli(*run, "--gpus-per-worker", 0.5)
+    assert (refused.exit_code, "--dry-run --gpus-per-worker 0.5: torch sees no GPU" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "hours"),
+    [
+        ((), "with 2 workers"),
+        (("--gpus-per-worker", 0.25), "unknown  workers that share a GPU"),
+        (("--device", "cpu"), "with 8 workers"),
+    ],
+)
+def test_a_worker_is_a_gpu(cli: Cli, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], hours: str) -> None:
+    """As the run has it, which also refuses more than there are."""
+    seconds_each(monkeypatch, 36.0)
+    monkeypatch.setattr("workers.executors.cores", lambda: 8)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    run = ("run", "gpu", *RUN[:2], "--candidates", 100, "--dry-run")
+    assert hours in said(cli(*run, *options))["hours"]
+    refused = cli(*run, "--device", "cuda", "--workers", 4)
+    assert (refused.exit_code, "--workers 4: the Ray cluster has 2 workers of 1 GPU" in refused.stderr) == (2, True)
 
 
 def test_what_cannot_be_told_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """No limit is passed over in silence."""
     seconds_each(monkeypatch, 7.0)
-    run = ("run", "dark", *RUN[:2], "--candidates", 100, "--dry-run")
-    answer = said(cli(*run, "--target-accuracy", 0.9, "--ray-address", "ray://nowhere:1", "--max-time", "70s"))
-    assert answer["--target-accuracy 0.9"].startswith("unknown  cannot be foretold")
-    assert answer["--max-time 70 s"].startswith("unknown  10 trainings a worker")
-    assert answer["hours"].startswith("unknown  --workers says how many")
+    run = ("run", "dark", *RUN[:2], "--candidates", 100, "--workers", 1, "--dry-run")
+    answer = said(cli(*run, "--target-accuracy", 0.9))
+    assert answer["--target-accuracy 0.9"].startswith("unknown  the run ends once")
     assert "--trial-timeout" not in " ".join(answer)
-    cut = said(cli(*run, "--workers", 1, "--trial-timeout", "10s"))
+    cut = said(cli(*run, "--trial-timeout", "10s"))
     assert cut["--trial-timeout 10 s"].startswith("too short  for some")
     seconds_each(monkeypatch, None)
-    answer = said(cli(*run, "--workers", 1, "--max-time", "70s"))
-    assert answer["--max-time 70 s"] == "unknown  no training could be timed"
-    refused = cli(*run, "--gpus-per-worker", 0.5)
-    assert (refused.exit_code, "--dry-run --gpus-per-worker 0.5: torch sees no GPU" in refused.stderr) == (2, True)
-
-
-def test_an_accuracy_that_is_reached_ends_the_run_at_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it does when it is run."""
-    seconds_each(monkeypatch, 7.0)
-    cli("run", "good", *RUN, "--candidates", 60, "--max-completed", 1)
-    answer = said(cli("resume", "good", "--target-accuracy", 0.001, "--dry-run"))
-    assert answer["--target-accuracy 0.001"] == "0 trainings  it is reached"
-    assert answer["this run"].startswith("0 trainings")
+    answer = said(cli(*run, "--max-time", "70s", "--max-completed", 5))
+    for key in ("--max-time 70 s", "--max-completed 5"):
+        assert answer[key] == "unknown  no training could be timed"
 
 
 def test_failed_candidates_that_are_tried_again_are_to_be_trained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,10 +168,10 @@ def test_failed_candidates_that_are_tried_again_are_to_be_trained(cli: Cli, monk
     assert failed > 1
     before = Path("netsieve.db").read_bytes()
     other = said(cli("resume", "failed", "--workers", 0, "--retry", "timeout", "--dry-run"))
-    assert re.sub(" +", " ", other["to train"]) == f"0 0 open, 0 still to draw; {failed} are trained already"
+    assert other["to train"] == f"0  0 open, 0 to be drawn; {failed} have ended"
     reason = json.loads(cli("candidates", "failed", "--where", "status=failed", "--format", "json").stdout)[0]["reason"]
     answer = said(cli("resume", "failed", "--workers", 0, "--retry", f"timeout,{reason}", "--dry-run"))
-    left = f"0 open, {failed} are tried again, 0 still to draw; 0 are trained already"
+    left = f"0 open, {failed} to be tried again, 0 to be drawn; 0 have ended"
     assert re.split(r"  +", answer["to train"]) == [str(failed), left]
     assert answer["hours"].split()[0] == f"{failed / 100:.2g}"
     assert Path("netsieve.db").read_bytes() == before
