@@ -15,7 +15,8 @@ must not look like it.
 Batches. Each aims at BATCH_S of training as predicted (``cost``), and a worker has a second one queued, so
 that it never waits for a message. At the end, when all that is left to train is at hand, the longest come
 first, batches shrink with what is left, and a worker gets the next one only shortly before it would be idle:
-whatever is queued behind something long cannot go elsewhere any more.
+whatever is queued behind something long cannot go elsewhere any more. Not covered: what another coordinator could
+train of what is claimed here; a search of few candidates ends sooner with one (tests/benchmarks/README.md).
 
 An event costs the same with ten workers and with ten thousand: workers are kept by what they lack. All of them are
 looked at only now and then: for one that takes too long, and at the end, for those that will soon be idle.

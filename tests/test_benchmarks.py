@@ -108,3 +108,13 @@ def test_a_simulated_fleet_trains_a_search() -> None:
 def test_every_peer_is_described() -> None:
     """The module's page says what each one is."""
     assert [name for name in peers.PEERS if f"\n    {name} " not in (peers.__doc__ or "")] == []
+
+
+def test_simulated_coordinators_share_a_search() -> None:
+    """All of it is trained, in less time than one of them would take, and not in less than there could be."""
+    trainings, draws = scale.Trainings(0, 2.0), 60 * scale.DRAWS_A_CANDIDATE
+    alone, shared = (
+        fleet.run_together(coordinators, 1, trainings.judge, draws, trainings.seconds, fleet.WITH_POSTGRES)
+        for coordinators in (1, 2)
+    )
+    assert scale.shortest_s(trainings, draws, 2) < shared < alone

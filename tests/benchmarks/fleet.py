@@ -6,7 +6,7 @@ Nothing sleeps and nothing trains. What a training takes comes from a table, wha
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -149,13 +149,14 @@ class Fleet:
 
 
 class Shelf:
-    """A store of one coordinator, in memory."""
+    """A store in memory. Its coordinators take turns; ``clock`` and ``owner`` are those of the one whose turn it is."""
 
     def __init__(self, clock: Clock, target: int, prices: Prices) -> None:
         self.clock, self.target, self.prices = clock, target, prices
+        self.owner = 0
         self.drawn = self.completed = self.rejected = self.claims = 0
         self.open: deque[Drawn] = deque()
-        self.leased = 0
+        self.leased: Counter[int] = Counter()  # candidates, by owner
 
     def extend(self, count: int, judge: Callable[[int, int], Sequence[Drawn]]) -> int:
         stop = min(self.drawn + count, self.target)
@@ -172,19 +173,20 @@ class Shelf:
         given = [self.open.popleft() for _ in range(min(count, len(self.open)))]
         self.clock.pass_by(self.prices.claim_s + self.prices.claimed_s * len(given))
         self.claims += 1
-        self.leased += len(given)
+        self.leased[self.owner] += len(given)
         tasks = tuple(Task(d.index, d.layers, d.verdict.macs or 0, self.claims) for d in given)
-        return Claims(tasks, open_elsewhere=len(given) >= count)
+        others = self.leased.total() > self.leased[self.owner]
+        return Claims(tasks, open_elsewhere=len(given) >= count or others)
 
     def record(self, news: News) -> Reply:
         rows = self.prices.dispatch_s * len(news.dispatched) + self.prices.result_s * len(news.outcomes)
         self.clock.pass_by(self.prices.commit_s + rows)
         self.completed += len(news.outcomes)
-        self.leased -= len(news.outcomes)
+        self.leased[self.owner] -= len(news.outcomes)
         return Reply(self.counts(), None, frozenset(), stop_asked=False)
 
     def counts(self) -> Counts:
-        is_open = len(self.open) + self.leased
+        is_open = len(self.open) + self.leased.total()
         return Counts(self.target, self.drawn, self.rejected, self.completed, 0, is_open)
 
     def best(self) -> None:
@@ -229,3 +231,27 @@ def run(
         search.turn()
     passed = clock.now - began
     return Ran(passed, fleet.trained - trained, (fleet.trained_s() - busy_s) / workers / passed, 0.0)
+
+
+def run_together(
+    coordinators: int,
+    workers: int,
+    judge: Callable[[int, int], Sequence[Drawn]],
+    target: int,
+    seconds: Callable[[int], float],
+    prices: Prices,
+) -> float:
+    """Seconds of one search of several coordinators that begin at once, with so many workers each."""
+    clocks = [Clock() for _ in range(coordinators)]
+    shelf = Shelf(clocks[0], target, prices)
+    fleets = [Fleet(clock, workers, seconds, prices) for clock in clocks]
+    going = {
+        number: Run(shelf, own, judge, Limits(), StopRequest(), clock=own.clock, sleep=own.clock.pass_by)
+        for number, own in enumerate(fleets)
+    }
+    while going:
+        number = min(going, key=lambda number: clocks[number].now)
+        shelf.clock, shelf.owner = clocks[number], number
+        if going[number].turn() is not None:
+            going.pop(number).finish()
+    return max(slot.ended for own in fleets for slot in own.slots)

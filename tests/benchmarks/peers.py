@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from search.settings import TRAINING_VERSION
+from workers.executors import cores
 
 PLAIN = 1  # the version of the training whose convolutions are PyTorch's
 BATCH = 32
@@ -403,7 +404,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--data-dir", type=Path, default=Path())
     given = parser.parse_args()
-    job = Job(given.strings.read_text().split(), given.epochs, given.data_dir, os.cpu_count() or 1)
+    job = Job(given.strings.read_text().split(), given.epochs, given.data_dir, cores())
     given.out.write_text(json.dumps(PEERS[given.contestant](job)))
 
 

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.scale                                  all of it, some ten minutes
     python -m tests.benchmarks.scale machine ends                     some parts
+    python -m tests.benchmarks.scale several                          several coordinators at a search's end
     python -m tests.benchmarks.scale ends --against FILE              beside another search/coordinator.py
 
     machine   processor time and memory of the state machine, for each event, with 10 to 10,000 workers
@@ -51,6 +52,7 @@ SIZES = (100, 1_000, 10_000)  # of searches, in candidates
 MEANS_S = (2.0, 0.2, 0.03)  # of a training: on a core, and as GPUs may do it
 PRICES = {"SQLite": fleet.Prices(), "Postgres": fleet.WITH_POSTGRES}
 COORDINATORS = (1, 2, 4, 8)
+TOGETHER = ((2.0, 100, 16), (2.0, 1_000, 16), (2.0, 1_000, 256), (2.0, 10_000, 256), (20.0, 1_000, 16))
 
 
 # ------------------------------------------------------------------ what is trained
@@ -340,10 +342,32 @@ def ends(kinds: dict[str, type[Coordinator]]) -> None:
 def end(candidates: int, workers: int, trainings: Trainings) -> tuple[float, float, float]:
     """One search: time beyond the bound, as a share of it; share of training; seconds idle at the end."""
     draws = candidates * DRAWS_A_CANDIDATE
-    all_s = [trainings.seconds(index) for index in range(0, draws, DRAWS_A_CANDIDATE)]
-    bound_s = max(math.fsum(all_s) / workers, *all_s)
     ran = fleet.run(workers, trainings.judge, draws, trainings.seconds, fleet.Prices())
-    return ran.seconds / bound_s - 1, ran.busy, ran.tail_s
+    return ran.seconds / shortest_s(trainings, draws, workers) - 1, ran.busy, ran.tail_s
+
+
+def several() -> None:
+    """Whole searches of one coordinator and of several with the same workers: what nobody else can train at the end."""
+    print("\n| mean training | candidates | workers | coordinators | beyond the bound, median of 5 (min to max) |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    for (mean_s, candidates, workers), coordinators in product(TOGETHER, COORDINATORS[:3]):
+        beyond = [together(coordinators, candidates, workers, Trainings(seed, mean_s)) for seed in range(5)]
+        spread = f"{statistics.median(beyond):.1%} ({min(beyond):.1%} to {max(beyond):.1%})"
+        print(f"| {mean_s:g} s | {candidates:,} | {workers} | {coordinators} | {spread} |", flush=True)
+
+
+def together(coordinators: int, candidates: int, workers: int, trainings: Trainings) -> float:
+    """One search: time beyond the bound, as a share of it."""
+    draws = candidates * DRAWS_A_CANDIDATE
+    own = workers // coordinators
+    seconds = fleet.run_together(coordinators, own, trainings.judge, draws, trainings.seconds, fleet.WITH_POSTGRES)
+    return seconds / shortest_s(trainings, draws, workers) - 1
+
+
+def shortest_s(trainings: Trainings, draws: int, workers: int) -> float:
+    """The larger of a worker's fair share of all training, and the longest one."""
+    all_s = [trainings.seconds(index) for index in range(0, draws, DRAWS_A_CANDIDATE)]
+    return max(math.fsum(all_s) / workers, *all_s)
 
 
 # ------------------------------------------------------------------ scale
@@ -382,7 +406,7 @@ def other(file: Path) -> type[Coordinator]:
 
 
 def main() -> None:
-    parts: Sequence[str] = ("machine", "ray", "store", "ends", "scale")
+    parts: Sequence[str] = ("machine", "ray", "store", "ends", "several", "scale")
     parser = argparse.ArgumentParser(description="Where one coordinator saturates, and how a search ends.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--against", type=Path, help="another version's search/coordinator.py")
@@ -397,6 +421,7 @@ def main() -> None:
         "ray": lambda: ray_costs(options.rounds),
         "store": lambda: store_costs(options.rounds),
         "ends": lambda: ends(kinds),
+        "several": several,
         "scale": scale,
     }
     for part in options.parts or parts:
