@@ -31,7 +31,7 @@ from search.errors import SpaceError, Uncountable
 from search.shapes import BYTES_PER_NUMBER, magnitude
 from search.space import CEILINGS, SearchSpace
 
-MOST_ENTRIES = 1_000_000  # cells times kinds of layers
+MOST_ENTRIES = 1_000_000  # cells times kinds of layers; where layers may stand twice, MOST_CELLS sees to it
 MOST_STEPS = 20_000_000  # the same, over the cells of every length: ten seconds to count
 MOST_SORTED = 20_000_000  # numbers that tell the cells of one length apart, sorted at once: 20 seconds, and 0.7 GiB
 MOST_RANKS = 2**62  # a rank, and a sum of two, fit in 64 bits
@@ -316,9 +316,9 @@ def _cells_of_what_is_left(space: SearchSpace, automaton: Automaton, kinds: Inte
 
 def _too_large(space: SearchSpace, layers: int) -> Uncountable:
     """Strings of ``layers`` layers can be counted, one more is too many."""
+    cells = "shapes" if space.replacement else "pairs of a shape with the layers left"
     return Uncountable(
-        f"space {space.name} is too large to be counted: strings of {layers + 1} layers lead through too many pairs "
-        "of a shape with the layers left",
+        f"space {space.name} is too large to be counted: strings of {layers + 1} layers lead through too many {cells}",
         layers,
     )
 
