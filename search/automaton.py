@@ -182,9 +182,15 @@ def _exceeds(parameters: Integers, macs: Integers, numbers: Integers, rules: Rul
 # ------------------------------------------------------------------ compiling
 
 
-@lru_cache(maxsize=8)
 def compiled(space: SearchSpace) -> Automaton | None:
     """The automaton of a space; None if it would have more than MOST_CELLS cells."""
+    found = compiled_or_depth(space)
+    return found if isinstance(found, Automaton) else None
+
+
+@lru_cache(maxsize=8)
+def compiled_or_depth(space: SearchSpace) -> Automaton | int:
+    """The automaton of a space; if it would have more than MOST_CELLS cells, the most layers with which it has not."""
     width, rules = len(space.layers) + 1, space.rules
     shapes, depths, number = [space.input_shape], [0], {space.input_shape: 0}
     refusals: dict[int, Rejected] = {}
@@ -192,7 +198,7 @@ def compiled(space: SearchSpace) -> Automaton | None:
     costs: dict[int, tuple[int, int, int]] = {}
     for state, shape in enumerate(shapes):  # it grows meanwhile
         if len(shapes) * width > MOST_CELLS:
-            return None
+            return depths[-1] - 1  # the shapes that so many layers reach come before these, and are few enough
         if depths[state] == space.max_layers:  # nothing follows it
             continue
         for cell, layer in enumerate(space.layers, state * width):

@@ -14,25 +14,27 @@ alphabet is the space's list of layers. Some lengths of a space are a space of t
 ``min_layers`` and ``max_layers``: where the whole is too large, they may be few enough.
 
 Not covered: spaces in which a budget can decide, for what a string has cost is not part of a cell, and
-spaces of more than MOST_ENTRIES transitions, or MOST_STEPS over all lengths. Both are refused.
+spaces of more than MOST_ENTRIES transitions, or MOST_STEPS over all lengths. Both are refused. Costs are bounded
+from above only, so a space is refused too in which a budget could decide but does not.
 """
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
 from math import perm
 
 import numpy as np
 
-from search.automaton import MOST_CELLS, REASONS, ROWS_AT_ONCE, VALID, Automaton, Integers, compiled
+from search.automaton import MOST_CELLS, REASONS, ROWS_AT_ONCE, VALID, Automaton, Integers, compiled_or_depth
 from search.candidates import RejectionReason
-from search.errors import SpaceError
+from search.errors import SpaceError, Uncountable
 from search.shapes import BYTES_PER_NUMBER, magnitude
 from search.space import CEILINGS, SearchSpace
 
-MOST_ENTRIES = 1_000_000  # cells times kinds of layers
-MOST_STEPS = 20_000_000  # the same, over the cells of every length; ten seconds, and a few hundred MiB
+MOST_ENTRIES = 1_000_000  # cells times kinds of layers; where layers may stand twice, MOST_CELLS sees to it
+MOST_STEPS = 20_000_000  # the same, over the cells of every length: ten seconds to count
+MOST_SORTED = 20_000_000  # numbers that tell the cells of one length apart, sorted at once: 20 seconds, and 0.7 GiB
 MOST_RANKS = 2**62  # a rank, and a sum of two, fit in 64 bits
-INSTEAD = "take shorter --lengths, or search it with --sampler rejection"
 NOWHERE = -1  # instead of a cell, after a layer that is refused or used up
 
 
@@ -78,11 +80,13 @@ class Census:
         return sum(count.valid for count in self.by_length)
 
     def require_numbered(self) -> None:
-        """Raise SpaceError if the space has more valid strings than a rank can tell apart."""
+        """Raise Uncountable if the space has more valid strings than a rank can tell apart."""
         if self.size > MOST_RANKS:
-            raise SpaceError(
+            up_to = accumulate(count.valid for count in self.by_length)
+            raise Uncountable(
                 f"space {self.space.name} has {magnitude(self.size)} valid strings of {self.space.min_layers} to "
-                f"{self.space.max_layers} layers, too many to be numbered; {INSTEAD}"
+                f"{self.space.max_layers} layers, too many to be numbered",
+                self.space.min_layers - 1 + sum(size <= MOST_RANKS for size in up_to),
             )
 
     def rank(self, positions: Integers) -> Integers:
@@ -120,7 +124,7 @@ class Census:
 
     @cached_property
     def _firsts(self) -> Integers:
-        """(lengths,): the least rank of each length. Raises SpaceError if there are too many to number."""
+        """(lengths,): the least rank of each length. Raises Uncountable if there are too many to number."""
         self.require_numbered()
         return np.cumsum([0, *(count.valid for count in self.by_length[:-1])], dtype=np.int64)
 
@@ -205,42 +209,43 @@ def _going(lengths: Integers) -> list[int]:
 
 @lru_cache(maxsize=8)
 def census(space: SearchSpace) -> Census:
-    """Count a space. Raises SpaceError when it has budgets that can decide, or is too large to be counted."""
+    """Count a space. Raises SpaceError if it has budgets, Uncountable if it is too large or ceilings may decide."""
     budgets = [name for name in CEILINGS if getattr(space, name) is not None]
     if budgets:
         raise SpaceError(
             f"space {space.name} has {budgets[0]}: the census counts shapes, not budgets; "
             "search it with --sampler rejection, or leave the budget out"
         )
-    automaton = compiled(space)
-    if automaton is None:
-        raise SpaceError(
+    automaton = compiled_or_depth(space)
+    if isinstance(automaton, int):
+        raise Uncountable(
             f"space {space.name} reaches more than {MOST_CELLS // (len(space.layers) + 1):,} shapes within "
-            f"{space.max_layers} layers, too many to be counted; {INSTEAD}"
+            f"{space.max_layers} layers, too many to be counted",
+            automaton,
         )
     kinds = _kinds(automaton)
-    cells = _cells(space, automaton, kinds)
-    by_depth = _by_depth(space, cells)
+    if space.replacement:
+        cells = _cells_of_shapes(space, automaton, kinds)
+        by_depth = _reached_by_depth(space, cells)
+    else:
+        cells = _cells_of_what_is_left(space, automaton, kinds)
+        by_depth = [np.arange(low, high) for low, high in pairwise([0, *cells.within[:-1]])]  # each is of one depth
     _require_within_ceilings(space, automaton, kinds, cells, by_depth)
     return Census(space, kinds, cells, _count(space, automaton, kinds, cells, by_depth))
 
 
-def census_of_shorter(space: SearchSpace) -> Census:
-    """The counts of as many lengths as can be counted, of a space that ``census`` refuses, from min_layers on.
+def census_of_shorter(space: SearchSpace, refusal: Uncountable) -> Census:
+    """The counts of the lengths from min_layers on that can be counted, of a space that ``census`` refuses so.
 
-    Raises SpaceError if there is none.
+    What is not too large for one limit may be so for the next; mostly the first try succeeds. Raises Uncountable
+    if there are none.
     """
-    counted, refused, step = space.min_layers, space.max_layers, 1
-    found = census(of_lengths(space, counted, counted))
-    while refused - counted > 1:
-        tried = min(counted + step, (counted + refused) // 2)
+    while refusal.layers >= space.min_layers:
         try:
-            found = census(of_lengths(space, space.min_layers, tried))
-        except SpaceError:
-            refused = tried
-        else:
-            counted, step = tried, 2 * step
-    return found
+            return census(of_lengths(space, space.min_layers, refusal.layers))
+        except Uncountable as error:
+            refusal = error
+    raise refusal
 
 
 def of_lengths(space: SearchSpace, low: int, high: int) -> SearchSpace:
@@ -261,56 +266,65 @@ def _kinds(automaton: Automaton) -> Integers:
     return np.array([number.setdefault(effect, len(number)) for effect in effects])
 
 
-def _cells(space: SearchSpace, automaton: Automaton, kinds: Integers) -> _Cells:
-    """What the layers lead to from the input on, breadth first."""
-    sizes = np.bincount(kinds)
-    cell_of = np.full(len(automaton.following) // automaton.width, NOWHERE)  # each state's, where nothing is used up
+def _cells_of_shapes(space: SearchSpace, automaton: Automaton, kinds: Integers) -> _Cells:
+    """What the layers lead to from the input on where they may stand twice: a cell is a state of the automaton."""
+    every = np.arange(len(automaton.following) // automaton.width)
+    targets = _targets(automaton, kinds, every)
+    cell_of = np.full(len(every) + 1, NOWHERE)  # each state's; the last is NOWHERE's
     cell_of[0] = 0
-    states, left = np.zeros(1, np.int64), sizes[None, :]  # of the cells that are new at this depth
+    new, within = [every[:1]], [1]  # states that are new at each depth
+    for _ in range(1, space.max_layers):
+        reached = np.unique(targets[:, new[-1]])
+        new.append(reached[(reached != NOWHERE) & (cell_of[reached] == NOWHERE)])
+        cell_of[new[-1]] = within[-1] + np.arange(len(new[-1]))
+        within.append(within[-1] + len(new[-1]))
+    states = np.concatenate(new)
+    after = cell_of[targets[:, states]]
+    after[(after == NOWHERE) & (targets[:, states] != NOWHERE)] = within[-1]
+    left = np.broadcast_to(np.bincount(kinds)[:, None], after.shape)
+    return _Cells((*within, within[-1] + 1), states, np.ascontiguousarray(left), after)
+
+
+def _cells_of_what_is_left(space: SearchSpace, automaton: Automaton, kinds: Integers) -> _Cells:
+    """What the layers lead to where each stands once: a cell is a state and how many layers of each kind are left.
+
+    Raises Uncountable if there are too many.
+    """
+    sizes = np.bincount(kinds)
+    states, left = np.zeros(1, np.int64), sizes[None, :]  # of the cells that beginnings of one length reach
     levels, within = [], [1]
-    for depth in range(1, space.max_layers + 1):
+    for depth in range(1, space.max_layers):
+        targets = np.where(left > 0, _targets(automaton, kinds, states).T, NOWHERE)
+        origin, kind = np.nonzero(targets != NOWHERE)
+        if len(origin) * len(sizes) > MOST_SORTED:
+            raise _too_large(space, depth)
+        pairs = np.column_stack((targets[origin, kind], left[origin]))
+        pairs[np.arange(len(kind)), 1 + kind] -= 1
+        distinct, number = np.unique(pairs, axis=0, return_inverse=True)
+        after = np.full(targets.shape, NOWHERE)
+        after[origin, kind] = within[-1] + number.reshape(-1)
+        levels.append((states, left, after))
+        states, left = distinct[:, 0], distinct[:, 1:]
+        within.append(within[-1] + len(states))
         if within[-1] * len(sizes) > MOST_ENTRIES:
             raise _too_large(space, depth)
-        after = np.full(left.shape, NOWHERE, np.int64)
-        targets = automaton.following.take(_of_kinds(automaton, kinds, states).T)
-        leads_on = (left > 0) & (targets != automaton.refused)
-        levels.append((states, left, after))
-        origin, kind = np.nonzero(leads_on)
-        if depth == space.max_layers:
-            after[leads_on] = within[-1]
-            within.append(within[-1] + bool(len(origin)))
-            break
-        reached = targets[leads_on] // automaton.width
-        if space.replacement:
-            states, number = np.unique(reached, return_inverse=True)
-            left = np.broadcast_to(sizes, (len(states), len(sizes)))
-        else:
-            if len(origin) * len(sizes) > MOST_STEPS:
-                raise _too_large(space, depth + 1)
-            then = left[origin]
-            then[np.arange(len(kind)), kind] -= 1
-            distinct, number = np.unique(np.column_stack((reached, then)), axis=0, return_inverse=True)
-            states, left = distinct[:, 0], distinct[:, 1:]
-        cells = cell_of[states] if space.replacement else np.full(len(states), NOWHERE)
-        is_new = cells == NOWHERE
-        cells[is_new] = within[-1] + np.arange(np.count_nonzero(is_new))
-        after[leads_on] = cells[number.reshape(-1)]
-        cell_of[states] = cells
-        states, left = states[is_new], left[is_new]
-        within.append(within[-1] + len(states))
+    is_last = (left > 0) & (_targets(automaton, kinds, states).T != NOWHERE)
+    levels.append((states, left, np.where(is_last, within[-1], NOWHERE)))
     columns = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-    return _Cells(tuple(within), *(np.ascontiguousarray(column.T) for column in columns))
+    return _Cells((*within, within[-1] + 1), *(np.ascontiguousarray(column.T) for column in columns))
 
 
-def _too_large(space: SearchSpace, layers: int) -> SpaceError:
-    return SpaceError(
-        f"space {space.name} is too large to be counted: strings of {layers} layers lead through too many pairs of a "
-        f"shape with the layers left; {INSTEAD}"
+def _too_large(space: SearchSpace, layers: int) -> Uncountable:
+    """Strings of ``layers`` layers can be counted, one more is too many."""
+    cells = "shapes" if space.replacement else "pairs of a shape with the layers left"
+    return Uncountable(
+        f"space {space.name} is too large to be counted: strings of {layers + 1} layers lead through too many {cells}",
+        layers,
     )
 
 
-def _by_depth(space: SearchSpace, cells: _Cells) -> list[Integers]:
-    """The cells that beginnings of 0, 1, ... max_layers - 1 layers reach. Raises SpaceError if they are too many."""
+def _reached_by_depth(space: SearchSpace, cells: _Cells) -> list[Integers]:
+    """The cells that beginnings of 0, 1, ... max_layers - 1 layers reach. Raises Uncountable if they are too many."""
     found = [np.zeros(1, np.int64)]
     steps = 0
     for depth in range(1, space.max_layers):
@@ -322,6 +336,12 @@ def _by_depth(space: SearchSpace, cells: _Cells) -> list[Integers]:
         is_reached[NOWHERE] = False  # the last one
         found.append(np.flatnonzero(is_reached))
     return found
+
+
+def _targets(automaton: Automaton, kinds: Integers, states: Integers) -> Integers:
+    """(kinds, states): the state behind a layer of each kind, or NOWHERE if it is refused."""
+    following = automaton.following.take(_of_kinds(automaton, kinds, states))
+    return np.where(following == automaton.refused, NOWHERE, following // automaton.width)
 
 
 def _of_kinds(automaton: Automaton, kinds: Integers, states: Integers) -> Integers:
@@ -368,27 +388,32 @@ def drawable(space: SearchSpace, length: int) -> int:
 def _require_within_ceilings(
     space: SearchSpace, automaton: Automaton, kinds: Integers, cells: _Cells, by_depth: list[Integers]
 ) -> None:
-    """Raise SpaceError if a ceiling of all spaces can decide whether a string is valid."""
+    """Raise Uncountable if a ceiling of all spaces may decide whether a string is valid.
+
+    What is compared is more than any string costs: the dearest layer of a kind is taken again and again.
+    """
     rules, width = space.rules, automaton.width
     limits = np.array([rules.max_parameters, rules.max_macs, rules.max_activation_bytes // BYTES_PER_NUMBER])
     of_layers, of_classifier = (
         np.stack((costs.parameters, costs.macs, costs.numbers)) for costs in (automaton.layers, automaton.classifier)
     )
-    layers = of_layers.reshape(3, -1, width)[:, cells.states]  # (3, cells, layers)
-    dearest = np.stack([layers[:, :, np.flatnonzero(kinds == k)].max(axis=2) for k in range(kinds.max() + 1)], axis=1)
+    of_layers = of_layers.reshape(3, -1, width)[:, :, :-1]  # (3, states, layers): few, cells are many
+    of_kinds = np.stack([of_layers[:, :, kinds == kind].max(axis=2) for kind in range(kinds.max() + 1)], axis=1)
+    dearest = of_kinds.take(cells.states, axis=2)  # (3, kinds, cells)
     targets = automaton.following.take(_of_kinds(automaton, kinds, cells.states))
-    ends = of_classifier[:, targets // width]  # and so dearest: (3, kinds, cells)
+    ends = of_classifier[:, targets // width]  # (3, kinds, cells)
     beyond = targets == automaton.beyond
     most = np.zeros((3, cells.within[-1]), np.int64)  # that a beginning in each cell can have cost, each for itself
-    for here in by_depth:
+    for layers, here in enumerate(by_depth):
         kind, place = np.nonzero(cells.after[:, here] != NOWHERE)
         origin = here[place]
         reached = most[:, origin] + dearest[:, kind, origin]
         if (reached + ends[:, kind, origin] > limits[:, None]).any() or beyond[kind, origin].any():
-            raise SpaceError(
-                f"space {space.name} holds strings of up to {space.max_layers} layers that are beyond the ceilings of "
-                "every space (of parameters, multiply-adds or activations): the census counts shapes, not budgets; "
-                + INSTEAD
+            raise Uncountable(
+                f"space {space.name} may hold strings that are beyond the ceilings of every space (of parameters, "
+                f"multiply-adds or activations) once they have {layers + 1} layers: the census counts shapes, not "
+                "budgets",
+                layers,
             )
         most = np.zeros_like(most)
         for bound, values in zip(most, reached, strict=True):

@@ -4,6 +4,7 @@
     ├── InvalidInput         what was given cannot be used; nothing was written        (exit 2)
     │   ├── LayerStringError     a layer string is malformed, at a position
     │   ├── SpaceError           a search space contradicts itself, or holds nothing valid
+    │   │   └── Uncountable          a search space is too large for the census
     │   ├── SettingsError        a setting is out of range, or differs from the stored search's
     │   ├── DataError            a dataset cannot be read, or does not fit the space
     │   ├── DatabaseError        a database cannot be opened, or is not netsieve's
@@ -53,6 +54,22 @@ class LayerStringError(InvalidInput):
 
 class SpaceError(InvalidInput):
     """A search space contradicts itself, or holds nothing valid."""
+
+
+class Uncountable(SpaceError):
+    """A search space is too large for the census: ``reason`` says why, ``instead`` what to do.
+
+    It is its strings of more than ``layers`` layers that are too many, or may be.
+    """
+
+    def __init__(self, reason: str, layers: int, instead: str = "search it with --sampler rejection") -> None:
+        self.reason = reason
+        self.layers = layers
+        self.instead = instead
+        super().__init__(reason, layers, instead)
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.instead}"
 
 
 class SettingsError(InvalidInput):

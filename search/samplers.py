@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from search.automaton import Integers, architectures
 from search.census import Census, census, of_lengths
-from search.errors import SpaceError, Stopped
+from search.errors import SpaceError, Stopped, Uncountable
 from search.layer_string import parse
 from search.layers import Architecture
 from search.permutation import Permutation
@@ -114,12 +114,19 @@ class CensusSampler:
 
     @cached_property
     def _census(self) -> Census:
-        return census(self.space if self.lengths is None else of_lengths(self.space, *self.lengths))
+        """Numbered. Raises SpaceError if that cannot be."""
+        try:
+            found = census(self.space if self.lengths is None else of_lengths(self.space, *self.lengths))
+            found.require_numbered()
+        except Uncountable as error:
+            if error.layers < self.space.min_layers:  # none of its lengths is short enough
+                raise
+            raise Uncountable(error.reason, error.layers, f"take shorter --lengths, or {error.instead}") from None
+        return found
 
     @cached_property
     def size(self) -> int:
         """How many architectures there are to draw. Raises SpaceError if they cannot be counted or numbered."""
-        self._census.require_numbered()
         if not self._census.size:
             counted = self._census.space
             raise SpaceError(
@@ -133,7 +140,10 @@ class CensusSampler:
         Raises Stopped beyond the last one, SpaceError if the space cannot be counted or numbered.
         """
         if stop > self.size:
-            raise Stopped(f"the census has {self.size:,} architectures, and index {stop - 1} is to be drawn")
+            raise Stopped(
+                f"the census has {self.size:,} architectures, and index {stop - 1} is to be drawn; draw up to index "
+                f"{self.size - 1}"
+            )
         indices = np.arange(start, stop)
         ranks = Permutation(self.size, self.seed)(indices) if len(indices) else indices
         drawn = self._census.unrank(ranks)
@@ -162,7 +172,10 @@ class ListedSampler:
         A list may be extended by another run: who draws beyond what it knows must read the list again.
         """
         if stop > len(self.strings):
-            raise Stopped(f"the list has {len(self.strings)} strings here, and index {stop - 1} is to be drawn")
+            raise Stopped(
+                f"the list has {len(self.strings)} strings here, and index {stop - 1} is to be drawn; "
+                "go on with netsieve resume, which reads the list again"
+            )
         return [parse(text) for text in self.strings[start:stop]]
 
 

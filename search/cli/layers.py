@@ -1,9 +1,9 @@
 """Commands about layer strings and spaces: check, sample, space show. They need no database."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +23,7 @@ from search.cli.parameters import (
 )
 from search.cli.writers import write_csv
 from search.edits import MOST_EDITS, smallest_edits
-from search.errors import InvalidInput, LayerStringError, SpaceError
+from search.errors import InvalidInput, LayerStringError, Uncountable
 from search.explanation import explain as explain_verdict
 from search.layer_string import format_architecture, parse
 from search.layers import Architecture, Conv, Shape
@@ -31,6 +31,9 @@ from search.settings import LARGEST_INTEGER
 from search.shapes import Rules, Verdict
 from search.shapes import check as check_shapes
 from search.space import SearchSpace
+
+if TYPE_CHECKING:
+    from search.census import LengthCount
 
 DRAWS_AT_ONCE = 1_000
 
@@ -164,7 +167,9 @@ def sample(
         raise click.UsageError(NO_LENGTHS)
     draws = drawing(sampler, space, seed, lengths)
     if isinstance(draws, CensusSampler) and start + count > draws.size:
-        raise click.UsageError(f"--start {start} and -n {count}: the census has {draws.size:,} architectures")
+        raise click.UsageError(
+            f"--start {start} and -n {count}: the census has {draws.size:,} architectures; lower -n or --start"
+        )
     judge = judge_with(draws, space.rules)
 
     def drawn() -> Iterator[dict[str, Any]]:
@@ -221,32 +226,33 @@ def show_space(space: SearchSpace, style: str) -> None:
 
 @space.command("count")
 @click.argument("space", type=Space(), default="classic", metavar="[SPACE]")
+@lengths_option("Only strings of so many layers: 2-6.")
 @format_option()
-def count_space(space: SearchSpace, style: str) -> None:
+def count_space(space: SearchSpace, lengths: tuple[int, int] | None, style: str) -> None:
     """Count the layer strings of a SPACE, a preset or a TOML file, exactly: by length, and by reason of rejection.
 
     Of a space that is too large, the longest strings are not counted: how many can be drawn is known, how many are
     valid is not.
     """
-    from search.census import census, census_of_shorter, drawable
+    from search.census import drawable, of_lengths
 
+    chosen = space if lengths is None else of_lengths(space, *lengths)
     try:
-        counts = census(space).by_length
-    except SpaceError as error:
-        if space.min_layers == space.max_layers:
-            raise
-        counts = census_of_shorter(space).by_length
-        tell(f"strings of more than {counts[-1].layers} layers are not counted: {error}")
+        counts = _counts(chosen)
+    except Uncountable as error:
+        is_shorter = error.layers >= space.min_layers
+        instead = "take shorter --lengths" if is_shorter else "netsieve sample draws some of it"
+        raise Uncountable(error.reason, error.layers, instead) from None
     reasons = [reason for reason in RejectionReason if any(reason in count.rejected for count in counts)]
-    longer = range(counts[-1].layers + 1, space.max_layers + 1)
+    longer = range(counts[-1].layers + 1, chosen.max_layers + 1)
     by_length: list[dict[str, Any]] = [
         {"layers": c.layers, "drawable": c.drawable, "valid": c.valid, "rejected": dict(c.rejected)} for c in counts
     ]
-    by_length += [{"layers": n, "drawable": drawable(space, n), "valid": None, "rejected": None} for n in longer]
+    by_length += [{"layers": n, "drawable": drawable(chosen, n), "valid": None, "rejected": None} for n in longer]
     rows: list[tuple[int | None, ...]] = [
         (c.layers, c.drawable, c.valid, *(c.rejected.get(reason, 0) for reason in reasons)) for c in counts
     ]
-    rows += [(n, drawable(space, n), *[None] * (1 + len(reasons))) for n in longer]
+    rows += [(n, drawable(chosen, n), *[None] * (1 + len(reasons))) for n in longer]
     sums = [None if None in column else sum(column) for column in list(zip(*rows, strict=True))[1:]]
     record = {
         "drawable": sums[0],
@@ -259,3 +265,18 @@ def count_space(space: SearchSpace, style: str) -> None:
         write_csv(standard_output(), titles, rows)
     else:
         print_one(style, record, lambda: "\n".join(columns(titles, [*rows, ("all", *sums)])))
+
+
+def _counts(space: SearchSpace) -> "Sequence[LengthCount]":
+    """The counts of the lengths from min_layers on that can be counted. Says so if there are more.
+
+    Raises SpaceError if there are none.
+    """
+    from search.census import census, census_of_shorter
+
+    try:
+        return census(space).by_length
+    except Uncountable as error:
+        found = census_of_shorter(space, error).by_length
+        tell(f"strings of more than {found[-1].layers} layers are not counted: {error.reason}")
+        return found

@@ -226,9 +226,11 @@ def sampler_option() -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
-def lengths_option() -> Callable[[Command], Command]:
+def lengths_option(
+    explanation: str = "With --sampler census: only strings of so many layers: 2-6.",
+) -> Callable[[Command], Command]:
     """The --lengths option."""
-    return click.option("--lengths", type=Lengths(), help="With --sampler census: only strings of so many layers: 2-6.")
+    return click.option("--lengths", type=Lengths(), help=explanation)
 
 
 def default_data_dir() -> Path:

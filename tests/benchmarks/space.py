@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search.automaton import architectures, compiled
+from search.automaton import architectures, compiled, compiled_or_depth
 from search.census import census
 from search.samplers import CensusSampler, RejectionSampler
 from search.shapes import check
@@ -36,7 +36,7 @@ def rate(count: int, what: Callable[[], object]) -> float:
 
 
 def compile_anew(space: SearchSpace) -> object:
-    compiled.cache_clear()
+    compiled_or_depth.cache_clear()
     return compiled(space)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import automaton as module
-from search.automaton import Automaton, architectures, compiled
+from search.automaton import Automaton, architectures, compiled, compiled_or_depth
 from search.candidates import RejectionReason
 from search.errors import SpaceError
 from search.layer_string import parse
@@ -126,10 +126,15 @@ def test_costs_beyond_64_bits_are_over_budget() -> None:
 def test_a_space_of_too_many_shapes_has_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so, instead of taking all memory."""
     monkeypatch.setattr(module, "MOST_CELLS", 555 * 15 - 1)
-    compiled.cache_clear()
+    compiled_or_depth.cache_clear()
     assert compiled(CLASSIC) is None
+    depth = compiled_or_depth(CLASSIC)
+    assert isinstance(depth, int)
+    assert 1 < depth < CLASSIC.max_layers
+    assert isinstance(compiled_or_depth(replace(CLASSIC, max_layers=depth)), Automaton)
+    assert compiled_or_depth(replace(CLASSIC, max_layers=depth + 1)) == depth
     monkeypatch.setattr(module, "MOST_CELLS", 555 * 15)
-    compiled.cache_clear()
+    compiled_or_depth.cache_clear()
     assert compiled(CLASSIC) is not None
 
 

@@ -1,6 +1,7 @@
 """Exact counts, ranks, and the order of the census, against brute force."""
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 from functools import cache
 from math import comb
@@ -11,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import census as module
-from search.automaton import architectures, compiled
+from search.automaton import architectures, compiled, compiled_or_depth
 from search.candidates import RejectionReason
 from search.census import census, of_lengths
-from search.errors import SpaceError
+from search.errors import SpaceError, Uncountable
 from search.layer_string import parse
 from search.layers import Architecture, Shape
 from search.samplers import CensusSampler
-from search.shapes import check
+from search.shapes import MOST_ELEMENTS, check
 from search.space import CLASSIC, SearchSpace
 
 LAYERS = [
@@ -195,11 +196,35 @@ def test_a_space_that_can_break_a_ceiling_is_refused() -> None:
         census(replace(enormous, input_shape=Shape(1, 10_000, 10_000)))
 
 
+def test_a_space_that_keeps_the_ceilings_may_be_refused() -> None:
+    """What is compared takes the dear conv twice, which no string does: so the message does not say that one does."""
+    convs = [f"conv=channel_factor:1,kernel_size:{k},stride:1,padding:{k // 2}" for k in (1, 31)]
+    space = space_of(*convs, channels_within_side=False, input_shape=Shape(1_000, 8, 8))
+    assert len(valid_of(space)) == 4
+    with pytest.raises(SpaceError, match=r"may hold strings that are beyond the ceilings .* once they have 2 layers"):
+        census(space)
+
+
 def test_a_space_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """In time, before memory is full; the message names the way out."""
     monkeypatch.setattr(module, "MOST_ENTRIES", 10_000)
     with pytest.raises(SpaceError, match=r"too large to be counted.*--sampler rejection"):
         census(replace(CLASSIC, name="large"))
+
+
+def test_layers_of_a_kind_take_no_memory_of_their_own() -> None:
+    """The cells are as many, whether 7 dropouts are among the layers or 900."""
+    layers = [f"maxpool=kernel_size:{side},stride:1,padding:0" for side in range(2, 13)]
+    peaks = []
+    for dropouts in (7, 900):
+        free = [f"dropout=p:{i / 1000}" for i in range(1, 1 + dropouts)]
+        space = space_of(*layers, *free, max_layers=7, input_shape=Shape(1, 100, 100))
+        compiled(space)
+        tracemalloc.start()
+        census(space)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
 
 
 def test_counts_beyond_64_bits_are_exact() -> None:
@@ -226,6 +251,18 @@ def test_a_sampler_of_too_many_says_so_before_it_draws() -> None:
     space = space_of(*layers, replacement=True, max_layers=30)
     with pytest.raises(SpaceError, match="too many to be numbered; take shorter --lengths, or search"):
         _ = CensusSampler(space, 0).size
+
+
+def test_a_way_out_that_there_is_not_is_not_named() -> None:
+    """Of one length there is none shorter; of 30 and 40 layers, which are both too many, neither."""
+    layers = [f"dropout=p:0.{digit}" for digit in range(1, 10)]
+    for low, high in ((30, 30), (30, 40)):
+        space = space_of(*layers, replacement=True, min_layers=low, max_layers=high)
+        with pytest.raises(SpaceError, match="too many to be numbered; search it with --sampler rejection"):
+            _ = CensusSampler(space, 0).size
+        wider = replace(space, min_layers=1)
+        with pytest.raises(SpaceError, match="too many to be numbered; take shorter --lengths, or search"):
+            _ = CensusSampler(wider, 0, (low, high)).size
 
 
 # ------------------------------------------------------------------ deep spaces, and some lengths of them
@@ -262,7 +299,7 @@ def test_completions_that_no_string_of_the_lengths_has_may_be_countless() -> Non
 def test_some_lengths_of_a_space_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many strings to number, too many shapes for a table, strings beyond the ceilings: short ones are few."""
     monkeypatch.setattr("search.automaton.MOST_CELLS", 3_000)
-    compiled.cache_clear()
+    compiled_or_depth.cache_clear()
     free = [f"dropout=p:0.{digit}" for digit in range(1, 10)]
     growing = [f"avgpool=kernel_size:{2 * p},stride:1,padding:{p}" for p in range(1, 10)]
     widening = ["conv=channel_factor:10,kernel_size:1,stride:1,padding:0"]
@@ -295,8 +332,55 @@ def test_some_lengths_of_a_space_that_runs_through_too_many_cells(monkeypatch: p
 def test_the_work_of_counting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over all depths where layers are put back; at one depth where the layers that are left tell cells apart."""
     monkeypatch.setattr(module, "MOST_STEPS", 1_000)
+    monkeypatch.setattr(module, "MOST_SORTED", 1_000)
     census.cache_clear()
     for space, few in ((replace(DEEP, name="bounded"), 100), (replace(CLASSIC, name="bounded"), 2)):
         with pytest.raises(SpaceError, match=r"space bounded is too large to be counted.*take shorter --lengths"):
-            census(space)
+            _ = CensusSampler(space, 0).size
         assert census(of_lengths(space, space.min_layers, few)).size > 100
+
+
+GROWING = [f"avgpool=kernel_size:{2 * p},stride:1,padding:{p}" for p in range(1, 10)]
+WIDENING = ("conv=channel_factor:10,kernel_size:1,stride:1,padding:0", "dropout=p:0.5")
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "space", "says"),
+    [
+        ("automaton.MOST_CELLS", 3_000, space_of(*GROWING, replacement=True, max_layers=1_000), "reaches more than"),
+        ("census.MOST_ENTRIES", 10_000, CLASSIC, "too large to be counted"),
+        ("census.MOST_SORTED", 10_000, CLASSIC, "too large to be counted"),
+        ("census.MOST_STEPS", 1_000, DEEP, "too large to be counted"),
+        (
+            "shapes.MOST_ELEMENTS", MOST_ELEMENTS,
+            space_of(*WIDENING, replacement=True, max_layers=1_000, channels_within_side=False), "beyond the ceilings",
+        ),
+    ],
+)  # fmt: skip
+def test_a_refusal_knows_how_many_layers_can_be_counted(
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int, space: SearchSpace, says: str
+) -> None:
+    """For every limit: so many can, one more cannot; so they are counted at the first try."""
+    monkeypatch.setattr(f"search.{limit}", most)
+    compiled_or_depth.cache_clear()
+    census.cache_clear()
+    space = replace(space, name="limited")
+    with pytest.raises(Uncountable, match=f"space limited.*{says}") as refused:
+        census(space)
+    layers = refused.value.layers
+    assert space.min_layers < layers < space.max_layers
+    with pytest.raises(Uncountable):
+        census(of_lengths(space, space.min_layers, layers + 1))
+    tried = census.cache_info().misses
+    found = module.census_of_shorter(space, refused.value)
+    assert (census.cache_info().misses - tried, found.space.max_layers) == (1, layers)
+
+
+def test_what_always_fits_is_counted_up_to_a_thousand_layers() -> None:
+    """Two dropouts: 2^1000 strings of as many layers; too many to be numbered above 60."""
+    space = space_of("dropout=p:0.5", "dropout=p:0.25", replacement=True, max_layers=1_000)
+    assert census(space).by_length[-1].valid == 2**1_000
+    with pytest.raises(Uncountable, match="too many to be numbered") as refused:
+        census(space).require_numbered()
+    assert refused.value.layers == 61
+    assert CensusSampler(space, 0, (1, 61)).size == 2**62 - 2

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 import pytest
 
 from search import automaton, forecast
-from search.automaton import compiled
+from search.automaton import compiled_or_depth
 from search.forecast import Basis, expected
 from search.layer_string import format_architecture
 from search.samplers import CensusSampler, ListedSampler, RejectionSampler, Sampler
@@ -27,9 +27,9 @@ def really(sampler: Sampler, draws: int) -> tuple[int, int]:
 def no_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Spaces reach too many shapes."""
     monkeypatch.setattr(automaton, "MOST_CELLS", 1)
-    compiled.cache_clear()
+    compiled_or_depth.cache_clear()
     yield
-    compiled.cache_clear()
+    compiled_or_depth.cache_clear()
 
 
 @pytest.mark.parametrize("draws", [1, 1_000, 40_000])

@@ -239,7 +239,9 @@ def test_beyond_the_end_of_the_census() -> None:
     """Nothing is drawn a second time instead."""
     sampler = CensusSampler(SMALL, 0)
     assert len(sampler.draw(sampler.size - 1, sampler.size)) == 1
-    with pytest.raises(Stopped, match="the census has 12,237 architectures, and index 12237 is to be drawn"):
+    with pytest.raises(
+        Stopped, match="has 12,237 architectures, and index 12237 is to be drawn; draw up to index 12236"
+    ):
         sampler.draw(sampler.size - 1, sampler.size + 1)
 
 

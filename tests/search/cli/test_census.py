@@ -167,7 +167,7 @@ def test_sample_draws_from_the_census(cli: Cli) -> None:
     assert [record["layers"] for record in records] == [format_architecture(a) for a in drawn]
     assert all(record["valid"] for record in records)
     beyond = cli("sample", "-n", 3, "--start", 116, "--sampler", "census", "--lengths", 2)
-    assert (beyond.exit_code, "the census has 118 architectures" in beyond.stderr) == (2, True)
+    assert (beyond.exit_code, "the census has 118 architectures; lower -n or --start" in beyond.stderr) == (2, True)
     assert "--lengths belongs to --sampler census" in cli("sample", "--lengths", 2).stderr
 
 
@@ -213,7 +213,8 @@ def test_space_count_says_what_it_can(cli: Cli, style: str) -> None:
     Path("wide.toml").write_text(wide, encoding="utf-8")
     result = cli("space", "count", "wide.toml", "--format", style)
     assert result.exit_code == 0
-    assert "strings of more than 4 layers are not counted: space tiny holds strings" in result.stderr
+    assert "--" not in result.stderr  # what can be done is done
+    assert "strings of more than 4 layers are not counted: space tiny may hold strings" in result.stderr
     if style == "json":
         found = json.loads(result.stdout)
         assert (found["drawable"], found["valid"], found["rejected"]) == (2**61 - 2, None, None)
@@ -225,6 +226,28 @@ def test_space_count_says_what_it_can(cli: Cli, style: str) -> None:
     else:
         assert [line.split() for line in result.stdout.splitlines()[4:6]] == [["4", "16", "16"], ["5", "32", "-"]]
         assert result.stdout.splitlines()[-1].split() == ["all", f"{2**61 - 2:,}", "-"]
+
+
+def test_space_count_of_some_lengths(cli: Cli) -> None:
+    """As of all; of those that cannot be counted, what can be done instead, if anything."""
+    all_lengths, some = (
+        json.loads(cli("space", "count", "--format", "json", *words).stdout) for words in ((), ("--lengths", "3-4"))
+    )
+    assert some["by_length"] == all_lengths["by_length"][1:3]
+    assert some["valid"] == 1_202 + 10_917
+    refused = cli("space", "count", "--lengths", "1-4")
+    assert (refused.exit_code, "space classic has strings of 2 to 10 layers" in refused.stderr) == (2, True)
+    layers = '"conv=channel_factor:1000,kernel_size:1,stride:1,padding:0"'
+    wide = SPACE[: SPACE.index("layers = [")] + f"layers = [{layers}]\n"
+    for old, new in (("replacement = false", "replacement = true"), ("side = true", "side = false"), ("= 2", "= 9")):
+        wide = wide.replace(old, new)
+    Path("wide.toml").write_text(wide, encoding="utf-8")
+    refused = cli("space", "count", "wide.toml", "--lengths", "8-9")
+    assert (refused.exit_code, "not budgets; take shorter --lengths\n" in refused.stderr) == (2, True)
+    Path("one.toml").write_text(wide.replace("min_layers = 1", "min_layers = 9"), encoding="utf-8")
+    for words in ((), ("--lengths", 9)):
+        refused = cli("space", "count", "one.toml", *words)
+        assert (refused.exit_code, "not budgets; netsieve sample draws some of it" in refused.stderr) == (2, True)
 
 
 def test_short_lengths_of_a_space_too_large_to_be_numbered(cli: Cli) -> None:
