@@ -13,5 +13,5 @@ pins=$(mktemp)
 trap 'rm "$pins"' EXIT
 sed -nE "s/^(torch|torchvision)==.*/&+$torch/p" constraints.txt >"$pins"
 install=(~/netsieve-env/bin/python -m pip install --quiet --disable-pip-version-check)
-"${install[@]}" --extra-index-url "https://download.pytorch.org/whl/$torch" -c constraints.txt -r "$pins" "./$wheel[parquet,report]"
+"${install[@]}" --extra-index-url "https://download.pytorch.org/whl/$torch" -c constraints.txt -r "$pins" "./${wheel}[parquet,report]"
 "${install[@]}" --no-deps --force-reinstall "./$wheel" # also if it has the version of the one before
