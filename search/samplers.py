@@ -130,7 +130,8 @@ class CensusSampler:
         if not self._census.size:
             counted = self._census.space
             raise SpaceError(
-                f"space {counted.name} has no valid string of {counted.min_layers} to {counted.max_layers} layers"
+                f"space {counted.name} has no valid string of {counted.min_layers} to {counted.max_layers} layers; "
+                "netsieve space count says why"
             )
         return self._census.size
 
