@@ -79,8 +79,8 @@ MOST_EXCEPTIONS_OF_A_PROCESS = 2  # in a row, before it is replaced: an error ma
 def cost(task: Task) -> int:
     """What training a candidate costs, as multiply-adds of an image's forward pass; a machine has a factor to seconds.
 
-    Fitted by ``tests/benchmarks/costs.py`` to version 2 of the training, on a CPU: its median error is 15 %, and that of
-    what the layer string cannot tell without the shapes 12 %, which a search does not notice
+    Fitted by ``tests/benchmarks/costs.py`` to version 2 of the training, on a CPU: its median error is 15 %, and that
+    of what the layer string cannot tell without the shapes 12 %, which a search does not notice
     (``tests/benchmarks/README.md``).
     """
     return task.macs + NETWORK_MACS + CONV_MACS * task.layers.count(f"{Conv.kind}=")
