@@ -121,7 +121,8 @@ class CensusSampler:
         except Uncountable as error:
             if error.layers < self.space.min_layers:  # none of its lengths is short enough
                 raise
-            raise Uncountable(error.reason, error.layers, f"take shorter --lengths, or {error.instead}") from None
+            shorter = f"take shorter --lengths (up to {error.layers} layers may do), or {error.instead}"
+            raise Uncountable(error.reason, error.layers, shorter) from None
         return found
 
     @cached_property

@@ -113,9 +113,11 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
     _warn_of_a_password(options)
     if stored is None or standing is None:
         listed = options.strings
-        if not listed:
+        Recipe(options.train_images, options.batch_size, options.epochs, options.learning_rate)  # checks them
+        end = _end(_sampler(options, listed))
+        if end is None:
             require_something_valid(options.space)
-        limits = replace(limits, candidates=_target(options, None, _end(_sampler(options, listed))))
+        limits = replace(limits, candidates=_target(options, None, end))
         return _Settled(None, None, limits, listed)
     require_trainable(name, stored.settings)
     _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
@@ -174,12 +176,14 @@ def _trainers(options: Options, settings: SearchSettings) -> int | str:
     if 0 < planned.gpus_per_worker < 1:
         return "workers that share a GPU slow each other down"
     if planned.workers > cores():
-        tell(f"{planned.workers} workers have {cores()} cores here: the hours are those of {cores()} workers")
+        tell(f"{planned.workers} workers have {cores()} cores here: the time is that of {cores()} workers")
     return min(planned.workers, cores())
 
 
 def _require_consistent(options: Options) -> None:
     """Raise SettingsError for options that contradict each other or themselves."""
+    if options.strings and options.census_all:
+        raise SettingsError("--strings --census-all: a list is searched in its order; drop one")
     if options.strings and "sampler" in options.typed:
         raise SettingsError(f"--strings --sampler {options.sampler}: a list is searched in its order; drop one")
     if options.strings and options.lengths is not None:
