@@ -7,6 +7,8 @@ written: options, space, dataset, database, and differences from the stored sear
 import os
 import platform
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, fields, replace
@@ -550,11 +552,17 @@ def _conclude(name: str, options: Options, why: str | None, signals: list[int]) 
     return code
 
 
+def _program() -> str:
+    """How to call netsieve: as it was called, where the shell does not find it by its name."""
+    is_found = Path(sys.argv[0]).name != "netsieve" or shutil.which("netsieve")
+    return "netsieve" if is_found else sys.argv[0]
+
+
 def _command(verb: str, name: str, options: Options) -> str:
     """A command to type, with the options that it needs to find this search and its data; a password is masked."""
     from storage.engine import shown
 
-    words = ["netsieve", verb, name]
+    words = [_program(), verb, name]
     if "url" in options.typed and "NETSIEVE_DB" not in os.environ:
         words += ["--db", options.url if options.url.startswith("sqlite:") else shown(options.url)]
     if verb == "resume" and options.data_dir and "NETSIEVE_DATA_DIR" not in os.environ:

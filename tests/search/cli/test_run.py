@@ -109,6 +109,19 @@ def test_the_next_commands_find_the_search(cli: Cli, place: Path) -> None:
     assert "go on with: netsieve resume first" in result.stderr
 
 
+@pytest.mark.parametrize(("path", "program"), [("", ".venv/bin/netsieve"), ("bin", "netsieve")])
+def test_the_next_commands_can_be_typed(
+    cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch, path: str, program: str
+) -> None:
+    """As `make run` calls it, where the shell would not find it by its name."""
+    Path("bin").mkdir()
+    Path("bin/netsieve").write_text("", encoding="utf-8")
+    Path("bin/netsieve").chmod(0o755)
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/netsieve", "run", "first"])
+    assert f"\n  {program} top first " in cli("run", "first", "--workers", 0).stderr
+
+
 def test_ray_address_in_the_environment_is_not_typed(cli: Cli, place: Path) -> None:
     """On a node of a cluster, where RAY_ADDRESS is set, --workers 0 still trains without Ray."""
     result = cli("run", "first", *QUICK, "--candidates", 2, RAY_ADDRESS="10.0.0.1:6379")
