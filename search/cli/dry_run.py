@@ -99,8 +99,7 @@ def print_costs(
     to_train = before.counts.open + max(0, found.valid - before.ended - before.counts.open)
     rows = list(_counts(found, before, to_train))
     if to_train:
-        tell(f"training a moment of {min(PROBES, len(found.sample))} candidates, to see how long they take here")
-        seconds = probe(settings, dataset, found)
+        seconds = _timed(settings, dataset, found)
         new = max(0, found.distinct - before.counts.distinct)
         drawing_s = DRAW_S * (found.draws - before.counts.drawn) + INSERT_S * new
         rows += _times(seconds, to_train, workers, settings.recipe.epochs, drawing_s)
@@ -112,6 +111,14 @@ def print_costs(
     for line in columns(("", "", ""), rows):
         if line:
             click.echo(line)
+
+
+def _timed(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seconds | None:
+    """What trainings take; None if there is nothing to try, as where valid strings are too rare, or every try fails."""
+    if not found.sample:
+        return None
+    tell(f"training a moment of {min(PROBES, len(found.sample))} candidates, to see how long they take here")
+    return probe(settings, dataset, found)
 
 
 def database_bytes(distinct: int, characters: float, ended: int, epochs: int) -> float:
@@ -141,7 +148,7 @@ def _times(
     seconds: Seconds | None, to_train: int, workers: int | str, epochs: int, drawing_s: float
 ) -> Iterator[tuple[str, str, str]]:
     if seconds is None:
-        yield "a training", "unknown", "every probe failed"
+        yield "a training", "unknown", "none could be timed"
         return
     probes = f"{seconds.probes} probes took {duration(seconds.least)} to {duration(seconds.most)}"
     yield "a training", duration(seconds.mean), f"mean; {probes}, for {epochs} epochs"

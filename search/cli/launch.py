@@ -115,7 +115,7 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
     _warn_of_a_password(options)
     if stored is None or standing is None:
         listed = options.strings
-        Recipe(options.train_images, options.batch_size, options.epochs, options.learning_rate)  # checks them
+        _recipe(options, options.train_images)  # checks it, before images are read
         end = _end(_sampler(options, listed))
         if end is None:
             require_something_valid(options.space)
@@ -347,6 +347,10 @@ def _refuse_difference(name: str, stored: SearchSettings, given: dict[str, Any])
         )
 
 
+def _recipe(options: Options, images: int) -> Recipe:
+    return Recipe(images, options.batch_size, options.epochs, options.learning_rate)
+
+
 def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tuple[Dataset, SearchSettings]":
     """The images that the recipe names, and the search's settings; a stored search's own, once they agree."""
     from workers.datasets import load, require_fit
@@ -359,7 +363,7 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
         _refuse_difference(name, stored, {"dataset_sha256": dataset.sha256()})
         return dataset, stored
     images = options.train_images if "train_images" in options.typed else min(options.train_images, len(dataset.images))
-    recipe = Recipe(images, options.batch_size, options.epochs, options.learning_rate)
+    recipe = _recipe(options, images)
     dataset = dataset.first(images)
     from search.samplers import VERSIONS, ListedSampler
 

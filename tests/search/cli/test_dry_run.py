@@ -276,6 +276,17 @@ def test_a_failed_probe_is_no_measurement(digits: Dataset, monkeypatch: pytest.M
     assert probe(settings(1), digits, found) is None
 
 
+def test_valid_candidates_that_are_expected_but_not_seen(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too rare for the draws that are counted: how long they train is unknown, and that is said."""
+    rare = Forecast(10**9, 10**9, 3, 100.0, Basis.EXPECTED, (), ())
+    monkeypatch.setattr("search.cli.dry_run.forecast", lambda *_: rare)
+    nothing = Begun(Counts(10**9, 0, 0, 0, 0, 0))
+    print_costs("x", settings(1), (), digits, Limits(candidates=10**9), nothing, 2, is_postgres=False)
+    assert re.search(r"^a training +unknown", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_a_search_with_nothing_valid_to_train(digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     """Needs no training to be timed, and is said to need none."""
     listed = ("conv=channel_factor:0.4,kernel_size:3,stride:1,padding:0-",)
