@@ -411,8 +411,8 @@ def _require_within_ceilings(
         if (reached + ends[:, kind, origin] > limits[:, None]).any() or beyond[kind, origin].any():
             raise Uncountable(
                 f"space {space.name} may hold strings that are beyond the ceilings of every space (of parameters, "
-                f"multiply-adds or activations) once they have {layers + 1} layers: the census counts shapes, not "
-                "budgets",
+                f"multiply-adds or activations), of {layers + 1} layer{'s' if layers else ''} and more: the census "
+                "counts shapes, not budgets",
                 layers,
             )
         most = np.zeros_like(most)

@@ -45,6 +45,7 @@ class Forecast:
     draws: int
     distinct: int
     valid: int  # of the distinct ones
+    characters: float  # of a distinct layer string, on average; beyond what was counted, as there
     basis: Basis
     sample: tuple[str, ...]  # distinct valid layer strings, some of many, from all over what is still to be drawn
     macs: tuple[int, ...]  # multiply-adds per image of each
@@ -98,9 +99,11 @@ def _counted(judge: Judge, draws: int, begun: int) -> Forecast:
         for drawn in judge(start, min(start + BATCH, draws)):
             first.setdefault(drawn.layers, drawn)
     valid = [drawn for drawn in first.values() if drawn.verdict.valid]
+    characters = sum(map(len, first)) / max(1, len(first))
     sample = [valid[place] for place in _spread(np.array([drawn.index for drawn in valid], np.int64), begun)]
     macs = tuple(drawn.verdict.macs or 0 for drawn in sample)
-    return Forecast(draws, len(first), len(valid), Basis.COUNTED, tuple(drawn.layers for drawn in sample), macs)
+    layers = tuple(drawn.layers for drawn in sample)
+    return Forecast(draws, len(first), len(valid), characters, Basis.COUNTED, layers, macs)
 
 
 def _counted_at_once(sampler: RejectionSampler | CensusSampler, draws: int, begun: int) -> Forecast:
@@ -115,7 +118,11 @@ def _counted_at_once(sampler: RejectionSampler | CensusSampler, draws: int, begu
     sampled = valid[_spread(firsts[valid], begun)]
     sample = architectures(sampler.space, positions[firsts[sampled]].astype(np.int64))
     macs = tuple(verdicts.macs[sampled].tolist())
-    return Forecast(draws, len(firsts), len(valid), Basis.COUNTED, tuple(map(format_architecture, sample)), macs)
+    of_layers = np.array([*(len(format_architecture((layer,))) for layer in sampler.space.layers), 0])
+    used = np.bincount(positions[firsts].ravel(), minlength=len(of_layers))  # each layer, in all of them
+    characters = float(used @ of_layers) / max(1, len(firsts))
+    layers = tuple(map(format_architecture, sample))
+    return Forecast(draws, len(firsts), len(valid), characters, Basis.COUNTED, layers, macs)
 
 
 def _spread(indices: npt.NDArray[np.int64], begun: int) -> npt.NDArray[np.int64]:

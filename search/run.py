@@ -237,7 +237,7 @@ class StopRequest:
 
 
 class Outage:
-    """When to try again to reach a database that is away, and when to give up."""
+    """When to try again what a database refuses while it is away, and when to give up."""
 
     def __init__(self, limit_s: float, jitter: Callable[[], float]) -> None:
         self._limit_s, self._jitter = limit_s, jitter
@@ -257,8 +257,12 @@ class Outage:
         return Away(self.cause, now - self._since, self._limit_s, results)
 
     def over(self) -> None:
-        """The database answered."""
+        """The database did it."""
         self._since, self._tries, self.cause = None, 0, None
+
+    def hope(self) -> None:
+        """The database did something else: this may be tried at once."""
+        self._retry_at = 0.0
 
     def failed(self, error: DatabaseAway, now: float) -> None:
         """Wait twice as long as last time, within half to one and a half of it. Raises DatabaseAway at the limit."""
@@ -302,7 +306,8 @@ class Run:
         self._is_urgent = False  # there is news of an isolated task
         self._wanted = 0  # candidates that the machine asked for, and did not get yet
         self._replaced: set[int] = set()  # workers, in this turn
-        self._outage = Outage(limits.db_outage_limit_s, jitter)
+        self._writing = Outage(limits.db_outage_limit_s, jitter)
+        self._drawing = Outage(limits.db_outage_limit_s, jitter)  # of its own: a full disk may take what is short
         self._end: End | None = None
         self._ended = 0
         self._worked = WorkerTime()
@@ -323,7 +328,8 @@ class Run:
     def turn(self) -> End | None:
         """Hear what happened, decide, and carry it out; the end, once it has come. Raises Stopped."""
         answers, self._answers = self._answers, []
-        is_waiting = not answers and not (self._wanted and self._outage.cause is None)
+        is_away = self._writing.cause is not None or self._drawing.cause is not None
+        is_waiting = not answers and (is_away or not self._wanted)
         heard = self._executor.poll(min(POLL_S, self._due_in_s()) if is_waiting else 0)
         events: list[Event] = [*answers, *heard, *self._stops(), Tick()]
         self._replaced.clear()
@@ -336,7 +342,8 @@ class Run:
                 self._do(command)
         if self._end is None and not self._due_in_s():  # at the end, finish does it
             self._write()
-        if self._end is None and self._wanted and self._outage.may_try(self._clock()):
+        may_claim = self._writing.cause is None and self._drawing.may_try(self._clock())
+        if self._end is None and self._wanted and may_claim:
             self._claim()
         self._show(self._progress())
         return self._end
@@ -347,10 +354,10 @@ class Run:
         while self._news:
             self._stops()
             is_late = self._stop.times >= 2 or (self._stop_by is not None and self._clock() >= self._stop_by)
-            if self._outage.cause and is_late:  # another try may wait for a lock as long as the last one
+            if self._writing.cause and is_late:  # another try may wait for a lock as long as the last one
                 lost = len(self._news.outcomes)
-                raise DatabaseAway(f"{lost} results could not be recorded: {self._outage.cause}")
-            if self._outage.may_try(self._clock()) and self._write():
+                raise DatabaseAway(f"{lost} results could not be recorded: {self._writing.cause}")
+            if self._writing.may_try(self._clock()) and self._write():
                 return
             self._show(self._progress())
             self._sleep(POLL_S)
@@ -403,7 +410,7 @@ class Run:
 
     def _due_in_s(self) -> float:
         """Seconds until it is time to write."""
-        if self._outage.cause is not None and not self._outage.may_try(self._clock()):
+        if not self._writing.may_try(self._clock()):
             return POLL_S
         if self._is_urgent:  # a coordinator that is lost before it says so blames it wrongly
             return 0.0
@@ -418,9 +425,10 @@ class Run:
         try:
             reply = self._store.record(self._news)
         except DatabaseAway as error:
-            self._outage.failed(error, self._clock())
+            self._writing.failed(error, self._clock())
             return False
-        self._outage.over()
+        self._writing.over()
+        self._drawing.hope()
         self._counts, self._best, self._wrote = reply.counts, reply.best, self._clock()
         self._worked = self._news.worked
         self._news, submits, self._submits, self._is_urgent = News(), self._submits, [], False
@@ -450,12 +458,12 @@ class Run:
                 draws += DRAWS
                 elsewhere = self._claim_into(tasks)
         except DatabaseAway as error:
-            self._outage.failed(error, self._clock())
+            self._drawing.failed(error, self._clock())
             if not tasks:
                 return
             elsewhere = True  # nobody knows what was drawn meanwhile
         else:
-            self._outage.over()
+            self._drawing.over()
         self._wanted = 0
         self._answers.append(Claimed(tuple(tasks), left_to_draw=left > 0, open_elsewhere=elsewhere))
 
@@ -475,6 +483,6 @@ class Run:
             self._clock() - self._began,
             self._ended,
             self._machine.stopping,
-            self._outage.told(self._clock(), len(self._news.outcomes)),
+            (self._writing if self._writing.cause else self._drawing).told(self._clock(), len(self._news.outcomes)),
             self._worked,
         )

@@ -121,7 +121,8 @@ class CensusSampler:
         except Uncountable as error:
             if error.layers < self.space.min_layers:  # none of its lengths is short enough
                 raise
-            raise Uncountable(error.reason, error.layers, f"take shorter --lengths, or {error.instead}") from None
+            shorter = f"take shorter --lengths (up to {error.layers} layers may do), or {error.instead}"
+            raise Uncountable(error.reason, error.layers, shorter) from None
         return found
 
     @cached_property
@@ -130,7 +131,8 @@ class CensusSampler:
         if not self._census.size:
             counted = self._census.space
             raise SpaceError(
-                f"space {counted.name} has no valid string of {counted.min_layers} to {counted.max_layers} layers"
+                f"space {counted.name} has no valid string of {counted.min_layers} to {counted.max_layers} layers; "
+                "netsieve space count says why"
             )
         return self._census.size
 

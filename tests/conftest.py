@@ -1,6 +1,8 @@
 """What tests of several packages share."""
 
+import os
 import signal
+import sysconfig
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +18,15 @@ _AVG, _MAX = "avgpool=kernel_size:{0},stride:{0},padding:0-", "maxpool=kernel_si
 
 
 def pytest_configure() -> None:
-    """Under nohup, or behind an '&' of a script, signals are ignored; what the tests start must hear them."""
+    """What the tests start must not depend on the shell that they are started from.
+
+    Under nohup, or behind an '&' of a script, signals are ignored. And a shell without the virtual environment on its
+    path does not find ``netsieve``, so the commands that netsieve says would be longer ones.
+    """
     for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, default)
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
 
 
 @pytest.fixture(scope="session")

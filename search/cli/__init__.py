@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from search.cli.confirm import confirm
 from search.cli.doctor import doctor
@@ -19,6 +20,7 @@ from search.cli.launch import resume, run
 from search.cli.layers import check, sample, space
 from search.cli.maintain import db, delete, stop
 from search.cli.output import tell
+from search.cli.parameters import CONFIG
 from search.cli.report import report
 from search.cli.results import candidates, failures, list_searches, show, status, top
 from search.cli.retrain import retrain
@@ -27,6 +29,14 @@ from search.cli.sql import sql
 from search.cli.transfer import merge
 from search.cli.watch import watch_search
 from search.errors import NetsieveError
+
+
+def _file_of(error: click.UsageError) -> str:
+    """The --config from which a bad value came, if it did."""
+    ctx, param = error.ctx, getattr(error, "param", None)
+    if ctx is None or param is None or ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT_MAP:
+        return ""
+    return f"--config {ctx.meta[CONFIG]}: "
 
 
 class OneLineErrors(click.Group):
@@ -41,7 +51,7 @@ class OneLineErrors(click.Group):
             code = error.exit_code
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "netsieve"
-            code = _complain(f"{error.format_message()} ({command} --help)", error.exit_code)
+            code = _complain(f"{_file_of(error)}{error.format_message()} ({command} --help)", error.exit_code)
         except click.ClickException as error:
             code = _complain(error.format_message(), error.exit_code)
         except NetsieveError as error:

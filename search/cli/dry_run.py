@@ -3,7 +3,8 @@
 How many candidates its draws hold comes from ``search/forecast.py``, exactly where that can be told. How long
 their training takes is measured: a few of them, from the cheapest to the dearest, are trained here for some
 steps; that says what --max-completed and --max-time are worth.
-Not covered: other processors than this one's, a GPU that workers share, and candidates that fail.
+Not covered: what else the machine does, other processors than this one's, a GPU that workers share, the seconds
+in which Ray starts, and candidates that fail.
 """
 
 import math
@@ -29,13 +30,21 @@ if TYPE_CHECKING:
 PROBES = 20  # candidates that are trained for a moment
 STEPS = 25  # training batches of each
 
-# Bytes of a database: fitted to 48,061 distinct candidates, 10,007 of them completed after 1, 10 and 30 epochs, on
-# SQLite 3.40.1. Postgres 18.4 took 1.16 times as many for the ten million of tests/benchmarks/README.md.
+# Bytes of a database on SQLite 3.40.1, fitted to searches of 5,000 to 20,000 distinct candidates of 2 to 4, 2 to 10 and
+# 9 to 10 layers, with none and with thousands of them completed after 1, 10 and 30 epochs; each within 15 %. Postgres
+# 18.4 took 1.16 times as many for the ten million of tests/benchmarks/README.md.
 EMPTY_BYTES = 131_072  # of the tables, before anything is in them
-CANDIDATE_BYTES = 460  # of any, its digest and indexes included
-ENDED_BYTES = 400  # more, of one that was trained
-EPOCH_BYTES = 60  # of its curve
+CANDIDATE_BYTES = 140  # of any, its digest and indexes included, ...
+CHARACTER_BYTES = 1.1  # ... and of each character of its layer string
+ENDED_BYTES = 330  # more, of one that was trained
+EPOCH_BYTES = 50  # of its curve
 POSTGRES = 1.16
+
+# Of the coordinator, which draws while workers train (tests/benchmarks/README.md).
+DRAW_S = 6e-6  # a draw, checked and made a row
+INSERT_S = 40e-6  # a distinct one, put into a large table
+
+UNITS = ((365 * 86400, "years"), (86400, "days"), (3600, "hours"), (60, "minutes"), (1, "s"))
 
 
 @dataclass(frozen=True)
@@ -88,19 +97,34 @@ def print_costs(
     """
     found = forecast(sampler_of(settings, listed), settings.space.rules, limits.candidates, before.counts.drawn)
     to_train = before.counts.open + max(0, found.valid - before.ended - before.counts.open)
-    tell(f"training a moment of {min(PROBES, len(found.sample))} candidates, to see how long they take here")
-    seconds = probe(settings, dataset, found) if found.sample else None
     rows = list(_counts(found, before, to_train))
-    if seconds:
-        rows += _times(seconds, to_train, workers, settings.recipe.epochs)
-    rows += _limits(limits, before, seconds, workers)
-    size = EMPTY_BYTES + max(found.distinct, before.counts.distinct) * CANDIDATE_BYTES
-    size += (before.ended + to_train) * (ENDED_BYTES + EPOCH_BYTES * settings.recipe.epochs)
-    rows.append(("database", _bytes(size * (POSTGRES if is_postgres else 1)), "about, when all is done"))
+    if to_train:
+        seconds = _timed(settings, dataset, found)
+        new = max(0, found.distinct - before.counts.distinct)
+        drawing_s = DRAW_S * (found.draws - before.counts.drawn) + INSERT_S * new
+        rows += _times(seconds, to_train, workers, settings.recipe.epochs, drawing_s)
+        rows += _limits(limits, before.counts.completed, seconds, to_train, workers)
+    distinct, ended = max(found.distinct, before.counts.distinct), before.ended + to_train
+    size = database_bytes(distinct, found.characters, ended, settings.recipe.epochs) * (POSTGRES if is_postgres else 1)
+    rows.append(("database", _bytes(size), "about, when all is done"))
     click.echo(f"search {name}, dry run: nothing was started or written")
     for line in columns(("", "", ""), rows):
         if line:
             click.echo(line)
+
+
+def _timed(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seconds | None:
+    """What trainings take; None if there is nothing to try, as where valid strings are too rare, or every try fails."""
+    if not found.sample:
+        return None
+    tell(f"training a moment of {min(PROBES, len(found.sample))} candidates, to see how long they take here")
+    return probe(settings, dataset, found)
+
+
+def database_bytes(distinct: int, characters: float, ended: int, epochs: int) -> float:
+    """Of an SQLite file with so many distinct candidates, of so many characters each, and so many that were trained."""
+    rows = distinct * (CANDIDATE_BYTES + CHARACTER_BYTES * characters)
+    return EMPTY_BYTES + rows + ended * (ENDED_BYTES + EPOCH_BYTES * epochs)
 
 
 def _counts(found: Forecast, before: Begun, to_train: int) -> Iterator[tuple[str, str, str]]:
@@ -120,40 +144,49 @@ def _counts(found: Forecast, before: Begun, to_train: int) -> Iterator[tuple[str
         yield "to train", cell(to_train), f"{is_open:,} open{retried}, {new:,} to be drawn; {before.ended:,} have ended"
 
 
-def _times(seconds: Seconds, to_train: int, workers: int | str, epochs: int) -> Iterator[tuple[str, str, str]]:
-    probes = f"{seconds.probes} probes took {_number(seconds.least)} to {_number(seconds.most)} s"
-    yield "a training", f"{_number(seconds.mean)} s", f"mean; {probes}, for {epochs} epochs"
-    hours = seconds.mean * to_train / 3600
-    yield "worker-hours", _number(hours), "on a processor like this one, with a core for each"
+def _times(
+    seconds: Seconds | None, to_train: int, workers: int | str, epochs: int, drawing_s: float
+) -> Iterator[tuple[str, str, str]]:
+    if seconds is None:
+        yield "a training", "unknown", "none could be timed"
+        return
+    probes = f"{seconds.probes} probes took {duration(seconds.least)} to {duration(seconds.most)}"
+    yield "a training", duration(seconds.mean), f"mean; {probes}, for {epochs} epochs"
+    worker_s = seconds.mean * to_train
+    yield "worker time", duration(worker_s), "on a processor like this one, with a core for each"
     if isinstance(workers, str):
-        yield "hours", "unknown", workers
+        yield "time", "unknown", workers
     else:
         rate = f"{_number(3600 * workers / seconds.mean)} trainings an hour"
-        yield "hours", _number(hours / workers), f"with {workers} worker{'' if workers == 1 else 's'}: {rate}"
+        how = f"with {workers} worker{'' if workers == 1 else 's'}: {rate}"
+        how += "; drawing takes longer" if drawing_s > worker_s / workers else ""
+        yield "time", duration(max(drawing_s, worker_s / workers)), how
+    yield "drawing", duration(drawing_s), "of that, by the coordinator, while workers train"
 
 
 def _limits(
-    limits: Limits, before: Begun, seconds: Seconds | None, workers: int | str
+    limits: Limits, completed: int, seconds: Seconds | None, to_train: int, workers: int | str
 ) -> Iterator[tuple[str, str, str]]:
-    """What each limit of the run is worth: --max-completed in hours, --max-time in trainings."""
+    """What each limit of the run is worth: --max-completed in time, --max-time in trainings."""
     unknown = "no training could be timed" if seconds is None else str(workers)
     a_second = workers / seconds.mean if seconds and isinstance(workers, int) else None  # trainings
+    sooner = f"the search ends sooner, after {to_train:,} training{'' if to_train == 1 else 's'}"
     if limits.max_completed is not None:
-        option, left = (
-            f"--max-completed {limits.max_completed:,}",
-            max(0, limits.max_completed - before.counts.completed),
-        )
-        if a_second:
-            hours = f"{_number(left / a_second / 3600)} hours"
-            yield option, hours, f"for the {left:,} to come, if none fails and there are so many"
+        option, left = f"--max-completed {limits.max_completed:,}", max(0, limits.max_completed - completed)
+        if left > to_train:
+            yield option, "not reached", sooner
+        elif a_second:
+            yield option, duration(left / a_second), f"for the {left:,} to come, if none fails"
         else:
             yield option, "unknown", unknown
     if limits.max_time_s is not None:
         option = f"--max-time {limits.max_time_s:g} s"
-        if a_second:
-            yield option, f"{int(limits.max_time_s * a_second):,} trainings", "what is in training then is finished"
-        else:
+        if a_second is None:
             yield option, "unknown", unknown
+        elif limits.max_time_s * a_second > to_train:
+            yield option, "not reached", sooner
+        else:
+            yield option, f"{int(limits.max_time_s * a_second):,} trainings", "what is in training then is finished"
     if limits.target_accuracy is not None:
         yield f"--target-accuracy {limits.target_accuracy:g}", "unknown", "the run ends once a candidate reaches it"
     if seconds and seconds.most > limits.trial_timeout_s:
@@ -196,6 +229,12 @@ def probe(settings: SearchSettings, dataset: "Dataset", found: Forecast) -> Seco
 def _bytes(count: float) -> str:
     power = min(4, int(math.log10(max(count, 1000))) // 3)
     return f"{_number(count / 1000**power)} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are two."""
+    least, unit = next((of, unit) for of, unit in UNITS if seconds >= 2 * of or of == 1)
+    return f"{_number(seconds / least)} {unit}"
 
 
 def _number(value: float) -> str:

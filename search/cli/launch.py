@@ -7,6 +7,8 @@ written: options, space, dataset, database, and differences from the stored sear
 import os
 import platform
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, fields, replace
@@ -113,9 +115,11 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
     _warn_of_a_password(options)
     if stored is None or standing is None:
         listed = options.strings
-        if not listed:
+        _recipe(options, options.train_images)  # checks it, before images are read
+        end = _end(_sampler(options, listed))
+        if end is None:
             require_something_valid(options.space)
-        limits = replace(limits, candidates=_target(options, None, _end(_sampler(options, listed))))
+        limits = replace(limits, candidates=_target(options, None, end))
         return _Settled(None, None, limits, listed)
     require_trainable(name, stored.settings)
     _refuse_difference(name, stored.settings, _given_settings(options, stored.settings))
@@ -174,12 +178,14 @@ def _trainers(options: Options, settings: SearchSettings) -> int | str:
     if 0 < planned.gpus_per_worker < 1:
         return "workers that share a GPU slow each other down"
     if planned.workers > cores():
-        tell(f"{planned.workers} workers have {cores()} cores here: the hours are those of {cores()} workers")
+        tell(f"{planned.workers} workers have {cores()} cores here: the time is that of {cores()} workers")
     return min(planned.workers, cores())
 
 
 def _require_consistent(options: Options) -> None:
     """Raise SettingsError for options that contradict each other or themselves."""
+    if options.strings and options.census_all:
+        raise SettingsError("--strings --census-all: a list is searched in its order; drop one")
     if options.strings and "sampler" in options.typed:
         raise SettingsError(f"--strings --sampler {options.sampler}: a list is searched in its order; drop one")
     if options.strings and options.lengths is not None:
@@ -341,6 +347,10 @@ def _refuse_difference(name: str, stored: SearchSettings, given: dict[str, Any])
         )
 
 
+def _recipe(options: Options, images: int) -> Recipe:
+    return Recipe(images, options.batch_size, options.epochs, options.learning_rate)
+
+
 def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tuple[Dataset, SearchSettings]":
     """The images that the recipe names, and the search's settings; a stored search's own, once they agree."""
     from workers.datasets import load, require_fit
@@ -353,7 +363,7 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
         _refuse_difference(name, stored, {"dataset_sha256": dataset.sha256()})
         return dataset, stored
     images = options.train_images if "train_images" in options.typed else min(options.train_images, len(dataset.images))
-    recipe = Recipe(images, options.batch_size, options.epochs, options.learning_rate)
+    recipe = _recipe(options, images)
     dataset = dataset.first(images)
     from search.samplers import VERSIONS, ListedSampler
 
@@ -546,11 +556,17 @@ def _conclude(name: str, options: Options, why: str | None, signals: list[int]) 
     return code
 
 
+def _program() -> str:
+    """How to call netsieve: as it was called, where the shell does not find it by its name."""
+    is_found = Path(sys.argv[0]).name != "netsieve" or shutil.which("netsieve")
+    return "netsieve" if is_found else sys.argv[0]
+
+
 def _command(verb: str, name: str, options: Options) -> str:
     """A command to type, with the options that it needs to find this search and its data; a password is masked."""
     from storage.engine import shown
 
-    words = ["netsieve", verb, name]
+    words = [_program(), verb, name]
     if "url" in options.typed and "NETSIEVE_DB" not in os.environ:
         words += ["--db", options.url if options.url.startswith("sqlite:") else shown(options.url)]
     if verb == "resume" and options.data_dir and "NETSIEVE_DATA_DIR" not in os.environ:

@@ -143,13 +143,27 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _settle_census(ctx: click.Context, values: dict[str, Any], typed: set[str]) -> None:
+    """The census, unless another sampler is named, and all of it; what a file has against what is typed is dropped."""
+    if not values["census_all"]:
+        return
+    filed = {name for name in typed if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    rivals = typed & ({"candidates"} if values["sampler"] == "census" else {"candidates", "sampler"})
+    if "census_all" in filed and rivals - filed:
+        values["census_all"] = False
+        return
+    if "census_all" not in filed:
+        typed -= rivals & filed
+    if "sampler" not in typed:
+        values["sampler"] = "census"
+        typed.add("sampler")
+
+
 def gather(ctx: click.Context, values: dict[str, Any]) -> Options:
     """The options as they came, and which of them were typed."""
     values.setdefault("retry", frozenset())
     values.setdefault("test", False)
     values.setdefault("training_version", TRAINING_VERSION)
     typed = {name for name in values if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    if values["census_all"] and "sampler" not in typed:
-        values["sampler"] = "census"
-        typed.add("sampler")
+    _settle_census(ctx, values, typed)
     return Options(**values, typed=frozenset(typed))

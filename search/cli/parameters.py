@@ -21,6 +21,7 @@ LARGEST_FILE = 1_000_000  # bytes of a space or configuration file
 SEED = click.IntRange(0, LARGEST_INTEGER)
 INDEX = click.IntRange(0, LARGEST_INTEGER)
 COUNT = click.IntRange(1, LARGEST_INTEGER)
+CONFIG = "netsieve.config"  # in a context's meta: the file whose values are its defaults
 NO_LENGTHS = "--lengths belongs to --sampler census; otherwise a space's own min_layers and max_layers say it"
 
 
@@ -171,7 +172,9 @@ def read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
         try:
             taken[option.name] = _as_typed(option, value)
         except SettingsError as error:
-            raise SettingsError(f"--config {path}: {key} = {quoted(str(value))}: {error}") from None
+            shown = quoted(str(value)) if isinstance(value, str) else quoted(str(value))[1:-1]
+            raise SettingsError(f"--config {path}: {key} = {shown}: {error}") from None
+    ctx.meta[CONFIG] = path
     ctx.default_map = {**(ctx.default_map or {}), **taken}
 
 

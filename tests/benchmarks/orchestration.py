@@ -98,8 +98,8 @@ def computed_s(roots: Sequence[psutil.Process]) -> float:
     total = 0.0
     for process in [each for root in roots for each in (root, *root.children(recursive=True))]:
         with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system
+            times = process.cpu_times()  # of children that have ended as well, once their parent knows
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 

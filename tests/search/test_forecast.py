@@ -40,6 +40,8 @@ def test_a_short_search_is_counted_exactly(space: SearchSpace, draws: int) -> No
     found = forecast.forecast(sampler, space.rules, draws)
     assert (found.distinct, found.valid) == really(sampler, draws)
     assert (found.draws, found.basis) == (draws, Basis.COUNTED)
+    strings = {drawn.layers for drawn in judge_with(sampler, space.rules)(0, draws)}
+    assert found.characters == pytest.approx(fmean(map(len, strings)))
 
 
 @pytest.mark.parametrize("begun", [0, 200, 500])

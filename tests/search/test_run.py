@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -343,6 +343,45 @@ def test_an_outage_that_lasts_too_long_stops_the_run(search: Search, whole: list
     outing.store.leave("away")
     assert search.run() is None
     assert [replace(row, attempts=0) for row in search.rows()] == [replace(row, attempts=0) for row in whole]
+
+
+class FullStore(SqlStore):
+    """Takes what goes into the rows that are there, and no new ones."""
+
+    is_full = True
+
+    def extend(self, count: int, judge: Callable[[int, int], Sequence[Drawn]]) -> int:
+        if self.is_full:
+            raise DatabaseAway("the disk is full")
+        return super().extend(count, judge)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_full_disk_that_only_drawing_meets_is_an_outage(
+    search: Search, whole: list[queries.CandidateRow], ends: bool
+) -> None:
+    """What can be written meanwhile does not put off its end; once there is room the search goes on."""
+    store = FullStore.open(search.engine, "first", SETTINGS, 300)
+    store.join()
+    ticks, aways = itertools.count(), list[Away]()
+
+    def look(progress: Progress) -> None:
+        if progress.away:
+            aways.append(progress.away)
+            store.is_full = not ends or progress.away.seconds < 60
+
+    limits = Limits(candidates=300, db_outage_limit_s=1_000.0 if ends else 30.0)
+    run = Run(store, InProcessExecutor(search.trainer), judge, limits, StopRequest(), look,
+              clock=lambda: 0.1 * next(ticks), sleep=lambda _: None)  # fmt: skip
+    if ends:
+        assert run() is None
+        assert search.rows() == whole
+    else:
+        with pytest.raises(Stopped, match="away for --db-outage-limit 30 s: the disk is full"):
+            run()
+    assert [away.seconds for away in aways] == sorted(away.seconds for away in aways)
+    assert aways[-1].seconds > 25
+    store.leave(None)
 
 
 def test_a_stop_in_an_outage_waits_for_the_database_and_a_second_does_not(search: Search) -> None:

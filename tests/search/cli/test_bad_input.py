@@ -36,6 +36,14 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
     }
 
 
+def test_a_recipe_is_looked_at_before_images_are(refused: "Refused") -> None:
+    """A dataset may have to be downloaded first."""
+    refused(
+        ("run", "first", "--dataset", "missing.npz", "--learning-rate", "nan"), "--learning-rate nan: must be above 0"
+    )
+    refused(("run", "first", "--dataset", "missing.npz", "--epochs", 0), "--epochs 0")
+
+
 @pytest.fixture
 def refused(cli: Cli, place: Path) -> Refused:
     """Assert that a command line is refused, with all that is ``told``, and leaves the folder as it was."""

@@ -141,6 +141,7 @@ def test_all_lengths_are_those_of_the_space(cli: Cli) -> None:
         (("--lengths", "9-11", "--census-all"), "space classic has strings of 2 to 10 layers"),
         (("--census-all", "--sampler", "rejection"), "the census is a sampler of its own"),
         (("--census-all", "--candidates", 9), "all are searched; drop one"),
+        (("--census-all", "--strings", "list.txt"), "--strings --census-all: a list is searched in its order"),
         (("--census-all", "--space", "budget.toml"), "the census counts shapes, not budgets"),
         (("--census-all", "--lengths", "2", "--space", "none.toml"), "has no valid string of 2 to 2 layers"),
     ],
@@ -262,4 +263,7 @@ def test_short_lengths_of_a_space_too_large_to_be_numbered(cli: Cli) -> None:
     many = free.replace("layers = [", 'layers = ["batchnorm=eps:0.1-", "dropout=p:0.25-",')
     Path("many.toml").write_text(many, encoding="utf-8")
     refused = cli("run", "no", "--census-all", "--space", "many.toml", "--workers", 0)
-    assert (refused.exit_code, "too many to be numbered; take shorter --lengths" in refused.stderr) == (2, True)
+    assert (
+        refused.exit_code,
+        "too many to be numbered; take shorter --lengths (up to " in refused.stderr,
+    ) == (2, True)

@@ -5,21 +5,23 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
 
-from search.cli.dry_run import CANDIDATE_BYTES, PROBES, Begun, Seconds, print_costs, probe
+from search.candidates import Measurement, Outcome
+from search.cli.dry_run import PROBES, Begun, Seconds, database_bytes, duration, print_costs, probe
 from search.coordinator import cost
-from search.forecast import Basis, Forecast
+from search.forecast import Basis, Forecast, forecast
 from search.messages import Task
-from search.run import Counts
+from search.run import Counts, News
 from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
 from search.sieve import judge_with
-from search.space import CLASSIC
+from search.space import CLASSIC, SearchSpace
 from storage import queries
 from storage.engine import open_for_writing
 from storage.store import SqlStore
@@ -60,7 +62,7 @@ def test_of_a_search_that_exists_it_says_what_is_left(cli: Cli) -> None:
     is_open = json.loads(cli("status", "part", "--format", "json").stdout)["open"]
     left = f"{is_open} open, {valid - 2 - is_open} to be drawn; 2 have ended"
     assert re.split(r"  +", answer["to train"]) == [str(valid - 2), left]
-    assert "with 1 worker:" in answer["hours"]
+    assert "with 1 worker:" in answer["time"]
     assert Path("netsieve.db").read_bytes() == before
 
 
@@ -86,38 +88,69 @@ def seconds_each(monkeypatch: pytest.MonkeyPatch, mean: float | None) -> None:
 
 
 def test_each_limit_says_what_it_is_worth(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--max-completed in hours, --max-time in trainings; also of a search that has begun."""
+    """--max-completed in time, --max-time in trainings; also of a search that has begun, and no more than is left."""
     seconds_each(monkeypatch, 36.0)
     monkeypatch.setattr("workers.executors.cores", lambda: 4)
     run = ("run", "some", *RUN[:2], "--candidates", 5_000)
     plain = said(cli(*run, "--workers", 4, "--dry-run"))
     valid = int(plain["valid"].split()[0].replace(",", ""))
-    assert plain["worker-hours"].split()[0] == f"{valid / 100:.0f}"
-    assert re.split("  +", plain["hours"]) == [f"{valid / 400:.2g}", "with 4 workers: 400 trainings an hour"]
+    assert plain["worker time"].split("  ")[0] == f"{valid / 100:.0f} hours"
+    assert plain["time"] == f"{valid / 400:.2g} hours  with 4 workers: 400 trainings an hour"
     answer = said(cli(*run, "--workers", 4, "--max-completed", 40, "--max-time", "9m", "--dry-run"))
-    assert answer["--max-completed 40"].split()[:2] == ["0.1", "hours"]
+    assert answer["--max-completed 40"] == "6 minutes  for the 40 to come, if none fails"
     assert answer["--max-time 540 s"].split()[:2] == ["60", "trainings"]
     assert {key: text for key, text in answer.items() if key in plain} == plain
+    plenty = said(cli(*run, "--workers", 4, "--max-completed", 10**18, "--max-time", "200h", "--dry-run"))
+    for option in (f"--max-completed {10**18:,}", "--max-time 720000 s"):
+        assert plenty[option] == f"not reached  the search ends sooner, after {valid:,} trainings"
     cli(*run[:-1], 60, "--workers", 0, "--epochs", 2, "--max-completed", 2)
     later = said(cli("resume", "some", "--workers", 1, "--max-completed", 12, "--dry-run"))
-    assert later["--max-completed 12"].startswith("0.1 hours  for the 10 to come")
+    assert later["--max-completed 12"].startswith("6 minutes  for the 10 to come")
 
 
-def test_hours_are_those_of_the_workers_that_the_run_has(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_is_finished_costs_nothing_more(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained to say so."""
+    cli("run", "over", *RUN, "--candidates", 5)
+    monkeypatch.setattr("search.cli.dry_run.probe", lambda *_: pytest.fail("a probe"))
+    answer = said(cli("resume", "over", "--max-time", "1h", "--dry-run"))
+    assert answer["to train"].startswith("0  0 open, 0 to be drawn; ")
+    assert "time" not in answer
+
+
+def test_where_drawing_takes_longer_it_is_what_takes_time(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One coordinator draws, and waits for nobody."""
+    seconds_each(monkeypatch, 1e-4)
+    answer = said(cli("run", "fast", *RUN, "--candidates", 2**63 - 1, "--dry-run"))
+    assert answer["time"].startswith("1,754,827 years")
+    assert answer["time"].endswith("drawing takes longer")
+    assert answer["drawing"].startswith("1,754,827 years")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.004, "0.004 s"), (119.6, "120 s"), (120, "2 minutes"), (7_199, "120 minutes"), (7_200, "2 hours"),
+     (4 * 86_400, "4 days"), (3e8, "9.5 years")],
+)  # fmt: skip
+def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
+    """In the largest unit of which there are two."""
+    assert duration(seconds) == text
+
+
+def test_the_time_is_that_of_the_workers_that_the_run_has(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not more than there are cores; and none where nobody can tell without the cluster."""
     seconds_each(monkeypatch, 36.0)
     monkeypatch.setattr("workers.executors.cores", lambda: 2)
     run = ("run", "dark", *RUN[:2], "--candidates", 100, "--dry-run")
-    assert "with 2 workers" in said(cli(*run))["hours"]
+    assert "with 2 workers" in said(cli(*run))["time"]
     many = cli(*run, "--workers", 16)
-    assert "with 2 workers" in said(many)["hours"]
+    assert "with 2 workers" in said(many)["time"]
     assert "16 workers have 2 cores here" in many.stderr
     cluster = ("--ray-address", "10.0.0.1:6379", "--max-time", "70s", "--max-completed", 5)
     for options in ((), ("--workers", 8), ("--device", "cpu")):
         answer = said(cli(*run, *cluster, *options))
-        for key in ("hours", "--max-time 70 s", "--max-completed 5"):
+        for key in ("time", "--max-time 70 s", "--max-completed 5"):
             assert answer[key].startswith("unknown  --workers and --device say")
-    assert "with 8 workers" in said(cli(*run, *cluster, "--workers", 8, "--device", "cpu"))["hours"]
+    assert "with 8 workers" in said(cli(*run, *cluster, "--workers", 8, "--device", "cpu"))["time"]
     refused = cli(*run, "--gpus-per-worker", 0.5)
     assert (refused.exit_code, "--dry-run --gpus-per-worker 0.5: torch sees no GPU" in refused.stderr) == (2, True)
 
@@ -137,7 +170,7 @@ def test_a_worker_is_a_gpu(cli: Cli, monkeypatch: pytest.MonkeyPatch, options: t
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     run = ("run", "gpu", *RUN[:2], "--candidates", 100, "--dry-run")
-    assert hours in said(cli(*run, *options))["hours"]
+    assert hours in said(cli(*run, *options))["time"]
     refused = cli(*run, "--device", "cuda", "--workers", 4)
     assert (refused.exit_code, "--workers 4: the Ray cluster has 2 workers of 1 GPU" in refused.stderr) == (2, True)
 
@@ -173,7 +206,7 @@ def test_failed_candidates_that_are_tried_again_are_to_be_trained(cli: Cli, monk
     answer = said(cli("resume", "failed", "--workers", 0, "--retry", f"timeout,{reason}", "--dry-run"))
     left = f"0 open, {failed} to be tried again, 0 to be drawn; 0 have ended"
     assert re.split(r"  +", answer["to train"]) == [str(failed), left]
-    assert answer["hours"].split()[0] == f"{failed / 100:.2g}"
+    assert answer["worker time"].split("  ")[0] == duration(36.0 * failed)
     assert Path("netsieve.db").read_bytes() == before
 
 
@@ -190,7 +223,7 @@ def test_the_whole_census(cli: Cli) -> None:
     answer = said(cli("run", "all", *RUN, "--census-all", "--dry-run"))
     assert answer["valid"].split() == ["140,708,079", "100.0%", "of", "the", "draws"]
     assert "the census repeats and rejects nothing" in answer["distinct"]
-    assert float(answer["worker-hours"].split()[0].replace(",", "")) > 1_000
+    assert re.match(r"[0-9,.]+ (days|years)", answer["worker time"])
 
 
 def settings(epochs: int) -> SearchSettings:
@@ -218,7 +251,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_probe_stands_for_its_part(digits: Dataset, clock: Callable[..., None]) -> None:
     """Its time for the whole recipe, scaled by what its part costs; the training before all probes only warms up."""
     layers = "dropout=p:0.2-"
-    alike = Forecast(4, 4, 4, Basis.COUNTED, (layers,) * 4, (1_000,) * 4)
+    alike = Forecast(4, 4, 4, 100.0, Basis.COUNTED, (layers,) * 4, (1_000,) * 4)
     all_images = 1_797 / 1_000  # a probe trains 25 batches of 32 images, four fifths of 1,000
     for epochs in (1, 1_000):
         clock(99, 4, 1, 3, 2)
@@ -226,7 +259,7 @@ def test_a_probe_stands_for_its_part(digits: Dataset, clock: Callable[..., None]
         assert probe(settings(epochs), digits, alike) == Seconds(
             pytest.approx(2.5 * whole), pytest.approx(1 * whole), pytest.approx(4 * whole), 4
         )
-    uneven = Forecast(60, 60, 60, Basis.COUNTED, (layers,) * 60, (0,) * 59 + (10**9,))
+    uneven = Forecast(60, 60, 60, 100.0, Basis.COUNTED, (layers,) * 60, (0,) * 59 + (10**9,))
     clock(99, *[1] * PROBES)
     heavy = probe(settings(1), digits, uneven)
     assert heavy is not None
@@ -239,8 +272,19 @@ def test_a_probe_stands_for_its_part(digits: Dataset, clock: Callable[..., None]
 def test_a_failed_probe_is_no_measurement(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast it fails."""
     monkeypatch.setattr("workers.training.build", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    found = Forecast(2, 2, 2, Basis.COUNTED, ("dropout=p:0.2-",) * 2, (1_000,) * 2)
+    found = Forecast(2, 2, 2, 100.0, Basis.COUNTED, ("dropout=p:0.2-",) * 2, (1_000,) * 2)
     assert probe(settings(1), digits, found) is None
+
+
+def test_valid_candidates_that_are_expected_but_not_seen(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too rare for the draws that are counted: how long they train is unknown, and that is said."""
+    rare = Forecast(10**9, 10**9, 3, 100.0, Basis.EXPECTED, (), ())
+    monkeypatch.setattr("search.cli.dry_run.forecast", lambda *_: rare)
+    nothing = Begun(Counts(10**9, 0, 0, 0, 0, 0))
+    print_costs("x", settings(1), (), digits, Limits(candidates=10**9), nothing, 2, is_postgres=False)
+    assert re.search(r"^a training +unknown", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_search_with_nothing_valid_to_train(digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,18 +295,30 @@ def test_a_search_with_nothing_valid_to_train(digits: Dataset, capsys: pytest.Ca
     print_costs("x", of_list, listed, digits, Limits(candidates=1), nothing, 2, is_postgres=False)
     out = capsys.readouterr().out
     assert re.search(r"valid +0 +0.0% of the draws", out)
-    assert "worker-hours" not in out
+    assert "worker time" not in out
 
 
-def test_a_database_is_about_as_large_as_is_said(place: Path) -> None:
-    """Of 20,000 draws: a quarter more or less, whatever columns and indexes are added."""
-    path = place / "size.db"
+SHORT = replace(CLASSIC, min_layers=2, max_layers=4)
+
+
+@pytest.mark.parametrize(("space", "epochs"), [(CLASSIC, 0), (CLASSIC, 3), (SHORT, 0), (SHORT, 10)])
+def test_a_database_is_about_as_large_as_is_said(place: Path, space: SearchSpace, epochs: int) -> None:
+    """A quarter more or less, whatever columns and indexes are added; ``epochs`` of those that are trained."""
+    path, draws, sampler = place / "size.db", 10_000, RejectionSampler(space, 0)
     engine = open_for_writing(f"sqlite:///{path}")
-    store = SqlStore.open(engine, "size", settings(1), 20_000)
-    while store.extend(5_000, judge_with(RejectionSampler(CLASSIC, 0), CLASSIC.rules)):
+    store = SqlStore.open(engine, "size", replace(settings(1), space=space), draws)
+    store.join()
+    while store.extend(5_000, judge_with(sampler, space.rules)):
         pass
-    distinct = store.counts().distinct
+    curve = tuple(Measurement(epoch, 2.123456789 / epoch, 2.3123456789 / epoch, 0.9) for epoch in range(1, epochs + 1))
+    while epochs and (tasks := store.claim(500, set()).tasks):
+        first = [replace(task, attempt=1, begun=1) for task in tasks]
+        store.record(News(dispatched=first))
+        store.record(News(outcomes=[(task, Outcome(curve, 1.2345678)) for task in first]))
+    counts = store.counts()
     engine.dispose()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert path.stat().st_size == pytest.approx(distinct * CANDIDATE_BYTES, rel=0.25)
+    found = forecast(sampler, space.rules, draws)
+    said = database_bytes(found.distinct, found.characters, counts.completed, epochs)
+    assert path.stat().st_size == pytest.approx(said, rel=0.25)

@@ -109,6 +109,19 @@ def test_the_next_commands_find_the_search(cli: Cli, place: Path) -> None:
     assert "go on with: netsieve resume first" in result.stderr
 
 
+@pytest.mark.parametrize(("path", "program"), [("", ".venv/bin/netsieve"), ("bin", "netsieve")])
+def test_the_next_commands_can_be_typed(
+    cli: Cli, copied: Path, monkeypatch: pytest.MonkeyPatch, path: str, program: str
+) -> None:
+    """As `make run` calls it, where the shell would not find it by its name."""
+    Path("bin").mkdir()
+    Path("bin/netsieve").write_text("", encoding="utf-8")
+    Path("bin/netsieve").chmod(0o755)
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/netsieve", "run", "first"])
+    assert f"\n  {program} top first " in cli("run", "first", "--workers", 0).stderr
+
+
 def test_ray_address_in_the_environment_is_not_typed(cli: Cli, place: Path) -> None:
     """On a node of a cluster, where RAY_ADDRESS is set, --workers 0 still trains without Ray."""
     result = cli("run", "first", *QUICK, "--candidates", 2, RAY_ADDRESS="10.0.0.1:6379")
@@ -309,6 +322,23 @@ def test_flags_and_lists_stand_in_a_configuration_file(cli: Cli, place: Path, le
     assert asked(cli, "status", "first")["drawn"] == 3
 
 
+def test_what_is_typed_wins_over_what_contradicts_it_in_a_file(cli: Cli) -> None:
+    """The census, or a number of draws, or another sampler: whichever stands on the command line."""
+    run = ("run", "first", "--dataset", "digits", "--workers", 0, "--config", "run.toml", "--dry-run")
+    draws = re.compile(r"^draws +([0-9,]+)", re.MULTILINE)
+    for content, typed, expected in (
+        ('sampler = "rejection"\ncandidates = 5\n', ("--census-all", "--lengths", "2-3"), "1,320"),
+        ("census-all = true\n", ("--candidates", 7), "7"),
+        ("census-all = true\n", ("--candidates", 7, "--sampler", "rejection"), "7"),
+    ):
+        Path("run.toml").write_text(content, encoding="utf-8")
+        result = cli(*run, *typed)
+        assert result.exit_code == 0, result.stderr
+        assert draws.findall(result.stdout) == [expected]
+    Path("run.toml").write_text('census-all = true\nsampler = "rejection"\n', encoding="utf-8")
+    refused(cli(*run), "--census-all --sampler rejection", "drop one")
+
+
 def test_a_configuration_file_names_reasons_to_retry(cli: Cli, copied: Path) -> None:
     """As a list, or with commas between them; of resume only, as on the command line."""
     for reasons in ('["timeout", "worker_died"]', '"timeout,worker_died"'):
@@ -336,8 +366,8 @@ BAD_CONFIGS = {
     "config in config": ('config = "other.toml"', ("unknown key 'config'",)),
     "the name": ('name = "first"', ("unknown key 'name'",)),
     "a table": ("[run]\nseed = 1", ("unknown key 'run'",)),
-    "a list": ("seed = [1]", ("seed", "must be a number or a string")),
-    "a number for a flag": ("census-all = 1", ("census-all = '1'", "must be true or false")),
+    "a list": ("seed = [1]", ("seed = [1]: ", "must be a number or a string")),
+    "a number for a flag": ("census-all = 1", ("census-all = 1: ", "must be true or false")),
     "a string for a flag": ('join = "yes"', ("join = 'yes'", "must be true or false")),
     "a list for a flag": ("dry-run = [true]", ("dry-run", "must be true or false")),
     "true among numbers": ("lengths = [true, 3]", ("lengths", "must be a number or a string, or a list of them")),
@@ -345,8 +375,8 @@ BAD_CONFIGS = {
     "three lengths": ("lengths = [2, 3, 4]", ("'--lengths'", "'2-3-4' is no range of lengths")),
     "no lengths": ("lengths = []", ("'--lengths'", "is no range of lengths")),
     "true": ("seed = true", ("seed", "must be a number or a string")),
-    "wrong type": ('seed = "abc"', ("'--seed'", "'abc'")),
-    "out of range": ("candidates = 0", ("'--candidates'", "0")),
+    "wrong type": ('seed = "abc"', ("--config run.toml: ", "'--seed'", "'abc'")),
+    "out of range": ("candidates = 0", ("--config run.toml: ", "'--candidates'", "0")),
     "a float for a whole number": ("epochs = 1.5", ("'--epochs'", "'1.5'")),
     "not TOML": ("seed: 3", ("--config run.toml", "Expected '=' after a key")),
     "a key twice": ("seed = 1\nseed = 2", ("Cannot overwrite a value",)),
