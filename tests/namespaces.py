@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +21,23 @@ HOME = "/tmp/home"
 BLACK_HOLE = "192.0.2.1"  # RFC 5737: sent to the gateway, which lets it fall
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 
-# What is installed may lie below /tmp; it stays to be seen, through the folder that is open as number 3 or 4.
+# Of a name, this checkout, where packages are installed, and "bare" or not. Both folders may lie below /tmp, and the
+# second one in the first: they stay to be seen, the checkout to be read only; on a bare host it is empty.
 HOLD = f"""set -e
 hostname "$1"
 exec 3<"$2" 4<"$3"
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /dev/shm
-mkdir -p {HOME} "$2" "$3"
-mount --no-canonicalize --bind /proc/self/fd/3 "$2"
+mkdir -p {HOME} "$2"
+if [ "$4" = bare ]
+then mount -t tmpfs tmpfs "$2"
+else mount --no-canonicalize --bind /proc/self/fd/3 "$2"
+fi
+mkdir -p "$3"
 mount --no-canonicalize --bind /proc/self/fd/4 "$3"
 mount -o remount,bind,ro "$2"
-exec 3<&- 4<&-
+exec 3<&- 4<&- 2>/dev/null
 ip link set lo up
-exec 2>/dev/null
-set +e
 echo ready
 while :; do sleep infinity & wait; done
 """
@@ -127,14 +130,14 @@ class Network:
 
 
 @contextmanager
-def network(names: Sequence[str]) -> Iterator[Network]:
-    """Hosts of these names, which know each other by them."""
+def network(names: Sequence[str], bare: Collection[str] = ()) -> Iterator[Network]:
+    """Hosts of these names, which know each other by them; the bare ones have all installed packages but this one."""
     with ExitStack() as stack:
         switch = stack.enter_context(_host("switch", f"{NETWORK}.254"))
         _tool(switch, "ip", "link", "add", "bridge", "type", "bridge")
         _tool(switch, "ip", "address", "add", f"{switch.address}/24", "dev", "bridge")
         _tool(switch, "ip", "link", "set", "bridge", "up")
-        hosts = {n: stack.enter_context(_host(n, f"{NETWORK}.{i}")) for i, n in enumerate(names, 1)}
+        hosts = {n: stack.enter_context(_host(n, f"{NETWORK}.{i}", is_bare=n in bare)) for i, n in enumerate(names, 1)}
         known = "127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in hosts.values())
         for host in hosts.values():
             end = ["peer", "name", "eth0", "netns", f"/proc/{host.holder}/ns/net"]
@@ -154,12 +157,12 @@ def network(names: Sequence[str]) -> Iterator[Network]:
 
 
 @contextmanager
-def _host(name: str, address: str) -> Iterator[Host]:
+def _host(name: str, address: str, *, is_bare: bool = False) -> Iterator[Host]:
     """The namespaces, not yet in a network."""
     ends_with_this = ["setpriv", "--pdeathsig=KILL"]
     spaces = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
     with subprocess.Popen(
-        [*ends_with_this, *spaces, "bash", "-c", HOLD, "hold", name, str(ROOT), sys.prefix],
+        [*ends_with_this, *spaces, "bash", "-c", HOLD, "hold", name, str(ROOT), sys.prefix, "bare" if is_bare else ""],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
