@@ -31,9 +31,9 @@ from tests.namespaces import BLACK_HOLE, HOME, NETWORK, Host, Network, Said, kil
 HOSTS = ("head", "worker1", "worker2", "db", "elsewhere", "outsider")
 HEAD = "head:6379"
 SEARCH = ("--dataset", "digits", "--epochs", "4")
-LEAST, MOST = 1_200, 10_000  # draws
+LEAST = 1_300  # draws
 TRAINED = 0.27  # of the draws, without repeats
-STORY_S = 450  # for so long one process must find work, at the pace of the undisturbed search, until the last step
+FIRST_S, THEN_S = 200, 220  # for so long there must be work, at the pace so far: from the begin, and once more halfway
 ALONE = {"NETSIEVE_DB": "sqlite:////tmp/alone.db"}  # the undisturbed search, on the outsider
 OURS = "search_id = (SELECT id FROM search WHERE name = 'hosts')"
 COLUMNS = "index,layers,status,reason,layer,parameters,macs,epochs,train_loss,val_loss,val_accuracy"
@@ -102,6 +102,7 @@ class Lab:
     password: str  # of the database's role
     coordinators: "dict[str, subprocess.Popen[str]]" = field(default_factory=dict)  # by host, the last one there
     began: float = field(default_factory=time.monotonic)
+    search_began: float = 0.0  # likewise
     errors: list[str] = field(default_factory=list)  # lines of a table
     ports: list[str] = field(default_factory=list)  # likewise
 
@@ -237,18 +238,13 @@ def begin(lab: Lab) -> str:
     restart_worker(lab, "worker1", 1)
     restart_worker(lab, "worker2", 1)
     wait_until("two hosts in the cluster", lambda: cpus(lab) == 2, 120)
-    draws = enough(lab)
-    lab.net["outsider"].write("/tmp/draws", str(draws))
+    said = lab.netsieve("outsider", "status", "hosts", "--format", "json", env=ALONE)
+    pace = json.loads(said.out)["completed"] / (time.monotonic() - lab.began)
+    draws = max(LEAST, round(pace * FIRST_S / TRAINED))
+    lab.search_began = time.monotonic()
     lab.start("head", "run", "hosts", *SEARCH, "--candidates", str(draws), "--ray-address", HEAD)
     took = wait_until("both hosts train", lambda: lab.is_at_work("worker1") and lab.is_at_work("worker2"), 120)
     return f"{draws:,} draws; both hosts train after {took} s; {lab.completed()} candidates completed"
-
-
-def enough(lab: Lab) -> int:
-    """Draws that keep the workers at work until the story ends, but no longer than that takes on a slow machine."""
-    done: int = json.loads(lab.netsieve("outsider", "status", "hosts", "--format", "json", env=ALONE).out)["completed"]
-    pace = done / (time.monotonic() - lab.began)
-    return min(max(LEAST, round(pace * STORY_S / TRAINED)), MOST)
 
 
 def cut_off(lab: Lab) -> str:
@@ -278,13 +274,18 @@ def interrupted(lab: Lab) -> str:
 
 
 def second_coordinator(lab: Lab) -> str:
-    """A coordinator on a host outside the cluster, with a worker of its own, joins the search."""
-    lab.start("elsewhere", "run", "hosts", "--workers", "1")
+    """A coordinator on a host outside the cluster, with a worker of its own, joins the search and extends it."""
+    completed = lab.completed()
+    least = lab.number("SELECT target FROM search WHERE name = 'hosts'")
+    pace = completed / (time.monotonic() - lab.search_began)
+    draws = max(least, round((completed + pace * THEN_S) / TRAINED))
+    lab.net["outsider"].write("/tmp/draws", str(draws))
+    lab.start("elsewhere", "run", "hosts", "--candidates", str(draws), "--workers", "1")
     took = wait_until("elsewhere trains", lambda: lab.is_at_work("elsewhere"), 90)
     holders = [row[0] for row in lab.ask("SELECT DISTINCT c.host FROM lease l JOIN coordinator c "
                                          "ON c.id = l.coordinator_id ORDER BY 1")]  # fmt: skip
     require(holders == ["elsewhere", "head"], f"leases of {holders}")
-    return f"trains after {took} s; leases are held by {' and '.join(holders)}; {lab.completed()} completed"
+    return f"trains after {took} s; leases are held by {' and '.join(holders)}; {draws:,} draws now"
 
 
 def kill_first(lab: Lab) -> str:
