@@ -61,6 +61,11 @@ Address = tuple[str, int]
 # ------------------------------------------------------------------ the session
 
 
+def token_file() -> Path:
+    """Where Ray looks for the token of a cluster, unless the environment has it."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE)
+
+
 def temp_dir() -> Path:
     """The folder in which a local session keeps its sockets and logs: RAY_TMPDIR, TMPDIR or the system's."""
     private: Any = ray._common.utils  # noqa: SLF001  there is no public way
