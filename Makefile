@@ -33,7 +33,7 @@ simulate: .venv/installed
 campaign: .venv/installed
 	$(BIN)/python -m tests.campaign
 
-# A search on several hosts, which are namespaces of this machine: eight minutes, as root, on Linux with iproute2.
+# A search on several hosts, which are namespaces of this machine: six to ten minutes, as root, on Linux with iproute2.
 hosts: .venv/installed
 	$(BIN)/python -m tests.hosts
 

@@ -1,6 +1,6 @@
 """A search on several hosts, which are namespaces of this machine: does it end with the table that one process gives?
 
-    python -m tests.hosts        about six minutes on 2 cores; needs root, Linux and iproute2; make hosts does the same
+    python -m tests.hosts        six to ten minutes on 2 cores; needs root, Linux and iproute2; make hosts does the same
 
 The hosts share a network and the installed packages, and nothing else (tests/namespaces.py): ``head`` and two workers
 are a Ray cluster, started as deploy/ starts it; ``db`` has a Postgres, with a password; ``elsewhere`` has a coordinator
