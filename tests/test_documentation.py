@@ -67,7 +67,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_pages_show_commands() -> None:
     """The search for commands finds some: the tests below are not about nothing."""
     assert len(SHOWN) >= 15
-    assert {page for page, _ in SHOWN} == {"README.md", "deploy/README.md"}
+    assert {page for page, _ in SHOWN} == {"README.md", "deploy/README.md", "deploy/kubernetes/README.md"}
 
 
 @pytest.mark.parametrize(("page", "command"), SHOWN)
