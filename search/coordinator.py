@@ -51,6 +51,7 @@ from search.messages import (
     Task,
     Tick,
     WorkerEvent,
+    WorkerGone,
     WorkerLost,
     WorkerReady,
 )
@@ -190,7 +191,6 @@ class Coordinator:
     ) -> None:
         self._limits = limits
         self._workers = {worker: _Worker() for worker in workers}
-        self._slots = len(self._workers)
         self._starting: dict[int, None] = {}  # workers that are not ready; all dicts of workers are ordered sets
         self._ready: list[dict[int, None]] = [{} for _ in range(QUEUED_BATCHES + 1)]  # the others, by batches
         self._training: dict[int, Task] = {}  # by worker
@@ -230,6 +230,11 @@ class Coordinator:
     def leases(self) -> set[int]:
         """The leases of all tasks that are held here."""
         return set(self._held)
+
+    @property
+    def _slots(self) -> int:
+        """Among how many workers what is left is shared."""
+        return max(1, len(self._workers))
 
     @property
     def stopping(self) -> str | None:
@@ -280,6 +285,11 @@ class Coordinator:
                 self._check_limits(now)
             case StopAsked():
                 self._begin_stop(event, now)
+            case WorkerReady() if event.worker not in self._workers:
+                if self._stop is None:  # a worker that comes later; while the run ends, one that was released
+                    self._fill(event.worker, _Worker(event.node, ready=True, since=now))
+            case WorkerGone() if event.worker in self._workers:
+                self._release(event.worker)
             case WorkerReady() | WorkerLost() | Started() | Finished() | Submitted() if event.worker in self._workers:
                 return self._hear(event, self._workers[event.worker], now)
             case _:  # time passed, or a released worker speaks

@@ -56,7 +56,7 @@ class WorkerTime:
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """A worker, or its replacement, can take batches."""
+    """A worker, its replacement, or one that was not there before, can take batches."""
 
     worker: int
     node: str = ""  # the machine that it runs on
@@ -69,6 +69,13 @@ class WorkerLost:
     worker: int
     reason: FailureReason | None  # what its candidate is charged with; None: not the candidate's fault
     detail: str
+
+
+@dataclass(frozen=True)
+class WorkerGone:
+    """A worker that is not ready will not be soon, for its node went; it says WorkerReady if it comes after all."""
+
+    worker: int
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Tick:
     """Time passed."""
 
 
-WorkerEvent = WorkerReady | WorkerLost | Started | Finished
+WorkerEvent = WorkerReady | WorkerLost | WorkerGone | Started | Finished
 Event = WorkerEvent | Claimed | Submitted | LeasesLost | Recorded | StopAsked | Tick
 
 

@@ -35,6 +35,7 @@ from search.messages import (
     Task,
     Tick,
     WorkerEvent,
+    WorkerGone,
     WorkerLost,
     WorkerTime,
 )
@@ -334,7 +335,7 @@ class Run:
         events: list[Event] = [*answers, *heard, *self._stops(), Tick()]
         self._replaced.clear()
         for event in events:
-            if isinstance(event, WorkerEvent) and event.worker in self._replaced:
+            if isinstance(event, WorkerEvent) and event.worker in self._replaced and not isinstance(event, WorkerGone):
                 continue  # of the process that was killed
             if isinstance(event, WorkerLost):
                 self._unqueue(event.worker)

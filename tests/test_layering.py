@@ -109,7 +109,7 @@ def test_only_the_command_line_knows_workers_and_storage() -> None:
 @pytest.mark.parametrize(
     ("package", "places"),
     [
-        ("ray", ("workers.ray_executor",)),
+        ("ray", ("workers.ray_cluster", "workers.ray_executor")),
         ("torch", ("workers", "search.cli")),
         ("sqlalchemy", ("storage", "search.cli.results", "search.cli.maintain", "search.cli.report.findings")),
         ("rich", ("search.cli.display",)),

@@ -110,6 +110,23 @@ class Greedy(Steady):
         yield from super().train(layers)
 
 
+@dataclass(frozen=True)
+class Brought(Steady):
+    """The same, where netsieve is what the coordinator brought."""
+
+    def prepare(self) -> "Brought":
+        from workers import executors
+
+        if "py_modules_files" not in executors.__file__:
+            raise OSError(f"netsieve is {executors.__file__}")
+        return self
+
+
+BARE = """import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+"""  # sitecustomize.py of a machine on which netsieve is not installed
+
+
 def search(
     database: Path, draws: int, make: Callable[[], Executor], show: Callable[[Progress], None] = lambda _: None
 ) -> None:
@@ -165,7 +182,7 @@ def say(answer: object) -> None:
     print(ANSWER + json.dumps(answer), flush=True)
 
 
-def on_ray(workers: int, trainer: Steady) -> Executor:
+def on_ray(workers: int | None, trainer: Steady) -> Executor:
     """Ray's executor, on a cluster that was joined."""
     from workers.executors import WorkerPlan
     from workers.ray_executor import RayExecutor
@@ -177,7 +194,7 @@ def cluster_of(nodes: int) -> Any:
     """A cluster on this host with two workers a node, and none on its head; it notices a lost node after seconds."""
     from ray.cluster_utils import Cluster
 
-    from workers.ray_executor import connect
+    from workers.ray_cluster import connect
 
     noticing = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     noticing["health_check_timeout_ms"] = 2_000
@@ -190,7 +207,7 @@ def cluster_of(nodes: int) -> Any:
 
 def lose_nodes_and_workers(database: str, draws: str) -> object:
     """Kill worker processes and remove nodes while the search goes on; the processes that were killed."""
-    from workers.ray_executor import disconnect
+    from workers.ray_cluster import disconnect
 
     chance = random.Random(0)
     cluster = cluster_of(3)
@@ -228,11 +245,43 @@ def lose_nodes_and_workers(database: str, draws: str) -> object:
     return killed
 
 
+def follow_nodes(database: str, draws: str, workers: str) -> object:
+    """A search on a cluster whose nodes come and go, without netsieve on any; how many workers it had at the most."""
+    from workers.ray_cluster import disconnect
+
+    place = Path(database).parent
+    (place / "sitecustomize.py").write_text(BARE, encoding="utf-8")
+    os.environ["PYTHONPATH"] = str(place)  # of the nodes' processes
+    os.chdir(place)  # for Ray has the workers look there, too
+    cluster = cluster_of(0)
+    lived: list[Any] = []
+    steps = [(1, "add"), (2, "add"), (4, "remove"), (2, "add"), (4, "")]  # once there are so many workers
+    most, since = 0, -20
+
+    def disturb(progress: Progress) -> None:
+        nonlocal most, since
+        most = max(most, progress.workers)
+        if not steps or progress.workers != steps[0][0] or progress.ended < since + 20:
+            return
+        _, what = steps.pop(0)
+        since = progress.ended
+        if what == "add":
+            lived.append(cluster.add_node(num_cpus=2))
+        elif what == "remove":
+            cluster.remove_node(lived[0], allow_graceful=False)
+
+    search(Path(database), int(draws), lambda: on_ray(int(workers) or None, Brought()), disturb)
+    disconnect()
+    cluster.shutdown()
+    assert not steps, f"the search ended before: {steps}"
+    return most
+
+
 def freeze_a_node(database: str, draws: str) -> object:
     """Stop the raylet of one node of two, whose workers live on, until it is given up; whether it was seen to be."""
     import ray
 
-    from workers.ray_executor import disconnect
+    from workers.ray_cluster import disconnect
 
     cluster = cluster_of(2)
     (frozen, *_) = cluster.worker_nodes
@@ -255,7 +304,7 @@ def freeze_a_node(database: str, draws: str) -> object:
 
 def run_out_of_memory(database: str, draws: str, glutton: str) -> object:
     """A candidate that takes all the memory that Ray's monitor lets it, on one worker."""
-    from workers.ray_executor import connect, disconnect
+    from workers.ray_cluster import connect, disconnect
 
     connect(None, 1)
     search(Path(database), int(draws), lambda: on_ray(1, Greedy(0.0, glutton=glutton, most=2 * SPARE)))
@@ -265,7 +314,7 @@ def run_out_of_memory(database: str, draws: str, glutton: str) -> object:
 
 def lose_calls(database: str, draws: str) -> object:
     """A search in a local session, whose calls fail as the environment says."""
-    from workers.ray_executor import connect
+    from workers.ray_cluster import connect
 
     connect(None, 2)
     search(Path(database), int(draws), lambda: on_ray(2, Steady(0.02)))
@@ -274,10 +323,10 @@ def lose_calls(database: str, draws: str) -> object:
 
 def lose_the_head(database: str, draws: str) -> object:
     """Kill the GCS in the middle of a search: Stopped, in time."""
-    from workers import ray_executor
+    from workers import ray_cluster, ray_executor
 
     ray_executor.LOST_S = 4.0
-    ray_executor.connect(None, 2)
+    ray_cluster.connect(None, 2)
     (head,) = [child for child in psutil.Process().children(recursive=True) if child.name() == "gcs_server"]
 
     def disturb(progress: Progress) -> None:
@@ -290,7 +339,7 @@ def lose_the_head(database: str, draws: str) -> object:
         search(Path(database), int(draws), lambda: on_ray(2, Steady(0.2)), disturb)
     except Stopped as stopped:
         say([str(stopped), time.monotonic() - began])
-        ray_executor.disconnect()
+        ray_cluster.disconnect()
         sys.exit(stopped.exit_code)
     return None
 
@@ -309,7 +358,7 @@ def lose_disks(database: str, draws: str, disks: str) -> object:
     def look(progress: Progress) -> None:
         seen.update(slot.node for slot in executors[0]._slots.values() if slot.node)
 
-    from workers.ray_executor import disconnect
+    from workers.ray_cluster import disconnect
 
     try:
         search(Path(database), int(draws), make, look)
@@ -323,10 +372,10 @@ def lose_disks(database: str, draws: str, disks: str) -> object:
 
 def end_at_once(rounds: str) -> object:
     """Batches whose second candidate ends its process at once: outcomes of the first, and losses, that were heard."""
-    from workers import ray_executor
+    from workers import ray_cluster, ray_executor
 
     ray_executor.DOUBT_S = 0.1
-    ray_executor.connect(None, 4)
+    ray_cluster.connect(None, 4)
     executor = on_ray(4, Steady(0.0))
     finished, lost = list[int](), list[WorkerEvent]()
     ready = 0
@@ -339,7 +388,7 @@ def end_at_once(rounds: str) -> object:
         for worker in range(4 if turn < int(rounds) else 0):
             executor.submit(worker, [Task(2 * (4 * turn + worker), "ok", 1), Task(1, "exit", 1)])
     executor.close()
-    ray_executor.disconnect()
+    ray_cluster.disconnect()
     return [sorted(finished), len(lost)]
 
 
@@ -349,11 +398,11 @@ def keep_secrets(how: str, *typed: str) -> object:
 
     import ray
 
-    from workers import ray_executor
+    from workers import ray_cluster
 
     if how == "carelessly":
-        ray_executor.without_credentials = contextlib.nullcontext
-    ray_executor.connect(None, 1)
+        ray_cluster.without_credentials = contextlib.nullcontext
+    ray_cluster.connect(None, 1)
     executor = on_ray(1, Steady())
     while not executor.poll(0.25):
         pass
@@ -367,7 +416,7 @@ def keep_secrets(how: str, *typed: str) -> object:
     places = [name for name, path in held.items() if SECRET.encode() in path.read_bytes()]
     places += ["the job's record" for job in ray._private.state.jobs() if SECRET in str(job)]
     executor.close()
-    ray_executor.disconnect()
+    ray_cluster.disconnect()
     return [sorted(set(places)), os.environ["PGPASSWORD"], os.environ["NETSIEVE_DB"], len(typed)]
 
 
@@ -388,6 +437,16 @@ def test_lost_nodes_cost_nothing_and_killed_workers_their_candidate(tmp_path: Pa
     died_twice = {index for index, times in Counter(index for index, _ in charged).items() if times == 2}
     assert rows.keys() == expected.keys()
     assert {index for index, row in rows.items() if row != expected[index]} == died_twice
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [0, 4])
+def test_a_run_follows_nodes_that_come_and_go(tmp_path: Path, workers: int) -> None:
+    """Asked for or not, there are as many workers as there is room for; the nodes have no netsieve of their own."""
+    draws = 1_500
+    assert scenario("follow_nodes", tmp_path / "search.db", draws, workers) == 4
+    assert charges(tmp_path / "search.db") == []
+    assert table(tmp_path / "search.db") == undisturbed(tmp_path, draws)
 
 
 def charges(database: Path) -> list[tuple[int, str]]:
@@ -493,6 +552,7 @@ SCENARIOS: dict[str, Callable[..., object]] = {
     function.__name__: function
     for function in (
         lose_nodes_and_workers,
+        follow_nodes,
         freeze_a_node,
         run_out_of_memory,
         lose_calls,

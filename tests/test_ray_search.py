@@ -20,7 +20,8 @@ from storage import queries
 from storage.engine import open_for_writing
 from storage.store import SqlStore
 from workers.executors import plan
-from workers.ray_executor import RayExecutor, connect, disconnect, resources
+from workers.ray_cluster import connect, disconnect, resources
+from workers.ray_executor import RayExecutor
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test
 

@@ -11,7 +11,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from search.candidates import Outcome
@@ -24,40 +24,57 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+START_TIMEOUT_S = 180.0  # that a run may be without any worker; a local session's processes start within it
+GROWTH_TIMEOUT_S = 900.0  # likewise, of a cluster that may have to get its machines first
+
+
 @dataclass(frozen=True)
 class WorkerPlan:
-    """How many workers, and what each one takes from the cluster."""
+    """How many workers, and what each one takes from its node."""
 
     device: str  # cpu or cuda
-    workers: int
+    workers: int | None  # None: as many as there is room for, while nodes come and go
     gpus_per_worker: float  # 0 on the CPU
+
+    @property
+    def need(self) -> str:
+        """What a worker takes, in words."""
+        return f"{self.gpus_per_worker:g} GPU and a CPU core" if self.gpus_per_worker else "a CPU core"
+
+    def room(self, node: Mapping[str, float]) -> int:
+        """For how many workers a node has room, which has so much CPU and GPU."""
+        most, gpus, share = int(node.get("CPU", 0.0)), node.get("GPU", 0.0), self.gpus_per_worker
+        if not share:
+            return most
+        return min(most, int(gpus) * int(1 / share) if share <= 1 else int(gpus / share))  # a share is of one GPU
 
 
 def plan(
-    available: Mapping[str, float], device: str | None, workers: int | None, gpus_per_worker: float | None
+    available: Mapping[str, float],
+    device: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    *,
+    may_grow: bool = False,
 ) -> WorkerPlan:
     """A worker a GPU (or the share of one that is asked for) where there are GPUs, else a worker a CPU core.
 
-    ``available`` is the CPU and the GPU that the cluster has in all. Raises SettingsError when they are too few.
+    ``available`` is the CPU and the GPU that there are in all. Raises SettingsError when they are too few; of a cluster
+    that may grow nothing is too few, and it is followed.
     """
-    gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 0.0)
-    device = device or ("cuda" if gpus else "cpu")
-    if device == "cpu":
-        if gpus_per_worker:
-            raise SettingsError(f"--gpus-per-worker {gpus_per_worker:g}: the workers of this search train on the CPU")
-        return WorkerPlan("cpu", _at_most(workers, int(cpus), "CPU cores"), 0.0)
-    if not gpus:
+    gpus = available.get("GPU", 0.0)
+    device = device or ("cuda" if gpus or (gpus_per_worker and may_grow) else "cpu")
+    if device == "cpu" and gpus_per_worker:
+        raise SettingsError(f"--gpus-per-worker {gpus_per_worker:g}: the workers of this search train on the CPU")
+    planned = WorkerPlan(device, workers, 0.0 if device == "cpu" else gpus_per_worker or 1.0)
+    if may_grow:
+        return planned
+    if device == "cuda" and not gpus:
         raise SettingsError("--device cuda: Ray sees no GPU; give --device cpu, or the address of a cluster with GPUs")
-    share = gpus_per_worker or 1.0
-    most = int(gpus) * int(1 / share) if share <= 1 else int(gpus / share)  # a share is of one GPU
-    most = min(most, int(cpus))  # and a worker takes a core as well
-    return WorkerPlan("cuda", _at_most(workers, most, f"workers of {share:g} GPU and a CPU core"), share)
-
-
-def _at_most(asked: int | None, most: int, what: str) -> int:
-    if most < 1 or (asked or 0) > most:
-        raise SettingsError(f"--workers {asked or 1}: the Ray cluster has {most} {what}")
-    return asked or most
+    most = planned.room(available)
+    if most < (workers or 1):
+        raise SettingsError(f"--workers {workers or 1}: there is room for {most}, of {planned.need} each")
+    return replace(planned, workers=workers or most)
 
 
 class Prepared(Protocol):

@@ -1,6 +1,6 @@
 """The executor on Ray: long-lived actors that hold the data and stream back what happens.
 
-The only file that imports ray. An actor prepares its trainer once, then takes batches; one call a batch
+An actor prepares its trainer once, then takes batches; one call a batch
 yields an item a candidate, which says that the last one has ended and that the next begins. Actors never
 raise for a candidate, so an error from Ray means a lost process. Ray restarts and retries nothing by itself
 (max_restarts=0, max_task_retries=0): the coordinator must know what was in training when a process ended.
@@ -15,238 +15,42 @@ Not covered: a cluster that loses its head (GCS) ends the run, and ``netsieve re
 for what is recorded does not live in Ray. Actors and their streams work on without it; ray.nodes() and
 ray.cluster_resources() block; and 60 s after the loss (gcs_rpc_server_reconnect_timeout_s) Ray ends the
 process that called ray.init, with exit code 1 and no exception. So ``poll`` looks whether the GCS still
-takes connections, stops the run after LOST_S, and asks for the nodes only when it does. A GCS that takes
-connections and answers nothing (SIGSTOP) is not noticed before Ray's own end. If a single report of a
+answers, stops the run after LOST_S, and asks for the nodes only when it does. If a single report of a
 stream's item is lost and its connection is not, the stream is silent until the coordinator's timeout.
+
+Nodes that come and go. Every worker that is asked for is an actor from the beginning, and one that has no place yet
+waits in Ray, which lets an autoscaler grow. How many are asked for is what ``--workers`` says, or else all that the
+nodes have room for, looked at again and again. The run is told of those that there is room for, of others when they
+are ready (``WorkerReady``), and of those that lose their place (``WorkerGone``).
 """
 
 import contextlib
-import functools
-import logging
+import itertools
 import os
 import pickle
 import re
-import shutil
-import signal
-import socket
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-# Before ray is imported: no usage statistics, and no upload of the working directory under `uv run`.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-
-# Also before: `ray start` turns token authentication on where a token lies, a driver that joins does not.
-# Once ray is imported its mode is settled, and another one in the environment would only mislead its servers.
-TOKEN_FILE = Path.home() / ".ray" / "auth_token"
-_has_token = TOKEN_FILE.exists() or os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-if _has_token and "ray" not in sys.modules:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-import ray
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
-
 from search.candidates import FailureReason, Outcome, clean_detail, clean_error
-from search.errors import SettingsError, Stopped
-from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady, WorkerTime
-from workers.executors import TrainerFactory, WorkerPlan, cores
+from search.errors import Stopped
+from search.messages import Finished, Started, Task, WorkerEvent, WorkerGone, WorkerLost, WorkerReady, WorkerTime
+from workers import ray_cluster as cluster  # before ray: it settles what ray reads when it is imported
+from workers.executors import START_TIMEOUT_S, TrainerFactory, WorkerPlan
+
+import ray  # isort: skip
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError  # isort: skip
 
 FAILED_STARTS = 3  # in a row on one node, before it is left out: the fault is the node's, not a candidate's
-START_TIMEOUT_S = 180.0  # for the first worker; a cluster may have to grow
-CONNECT_TIMEOUT_S = 10.0
 LOST_S = 30.0  # without an answer of the cluster's head before the run stops; Ray itself ends the process after 60
-PROBE_S = 2.0  # between two looks whether it answers
-PROBE_TIMEOUT_S = 0.5
+PROBE_S = 2.0  # between two looks whether it answers, and which nodes there are
 DOUBT_S = 1.0  # from a worker's end to the decision who is to blame: does its node live?
 DRAIN_S = 0.05  # that one poll goes on hearing what is ready
 GET_S = 30.0  # for a reply that is already there
 NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
-LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs: with less, that may be why Ray fails
-OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
-PRELOAD = "RAY_preload_python_modules"
-GPUS = Path("/proc/driver/nvidia/gpus")  # where Linux lists them, if there are any
-
-
-RAY_FAILS = (RayError, OSError, RuntimeError, ValueError)  # what Ray's calls raise when a cluster is lost
-
-
-# ------------------------------------------------------------------ the session
-
-
-def resources() -> dict[str, float]:
-    """What the cluster has in all: CPU, GPU, ..."""
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def temp_dir() -> Path:
-    """The folder in which a local session keeps its sockets and logs: RAY_TMPDIR, TMPDIR or the system's."""
-    private: Any = ray._common.utils  # noqa: SLF001  there is no public way
-    return Path(private.get_default_system_temp_dir())
-
-
-def _no_room() -> str:
-    """What to do about a full disk, if that may be why Ray fails: it does not say so itself."""
-    try:
-        free = shutil.disk_usage(temp_dir()).free
-    except OSError as error:
-        return f"; {temp_dir()}, where Ray keeps its logs: {error.strerror}; set RAY_TMPDIR"
-    if free >= LITTLE_ROOM_BYTES:
-        return ""
-    return f"; {temp_dir()}, where Ray keeps its logs, has {free / 2**20:.1f} MiB left: make room, or set RAY_TMPDIR"
-
-
-def disconnect() -> None:
-    """Leave the cluster; end a local session."""
-    ray.shutdown()
-
-
-def library_version() -> str:
-    """The version of Ray."""
-    return str(ray.__version__)
-
-
-@contextlib.contextmanager
-def without_credentials() -> Iterator[None]:
-    """Keep what opens the database from processes that are started inside, and from Ray's records.
-
-    Takes NETSIEVE_DB and libpq's PG* variables out of this process's environment, which Ray's processes
-    inherit, and the command line, where --db may stand, out of what Ray records as the job's entrypoint.
-    Workers return values and never open the database. Not for use beside threads that read these variables.
-    """
-    names = [name for name in os.environ if name == "NETSIEVE_DB" or name.startswith("PG")]
-    taken = {name: os.environ.pop(name) for name in names}
-    private: Any = ray._private.utils  # noqa: SLF001  there is no public way
-    entrypoint = private.get_entrypoint_name
-    private.get_entrypoint_name = lambda: "netsieve"
-    try:
-        yield
-    finally:
-        private.get_entrypoint_name = entrypoint
-        os.environ.update(taken)
-
-
-@contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Have SIGTERM handled afterwards as it was before: ray.init takes it twice, in Python and in C++."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _in_their_own_groups() -> Iterator[None]:
-    """Start Ray's servers in process groups of their own, where they end with this process all the same.
-
-    A SIGTERM to the whole group, as schedulers and terminals send it, would end them while what is in training
-    is finished, and Ray ends a driver that has lost its raylet with exit code 1.
-    """
-    private: Any = ray._private  # noqa: SLF001  there is no public way
-    popen = private.services.ConsolePopen
-    if private.utils.detect_fate_sharing_support():
-        private.services.ConsolePopen = functools.partial(popen, process_group=0)
-    try:
-        yield
-    finally:
-        private.services.ConsolePopen = popen
-
-
-@contextlib.contextmanager
-def _without_idle_servers() -> Iterator[None]:
-    """Start none of the servers that nobody asks in a local session; starting them takes seconds of two cores.
-
-    The dashboard's, for which ray.init would wait although it shows nothing (include_dashboard=False starts it all
-    the same), the autoscaler's monitor, and the one that copies workers' logs to the driver.
-    """
-    private: Any = ray._private  # noqa: SLF001  there is no public way
-    places = [
-        (private.services, "start_api_server", lambda *_, **__: (None, None)),  # as where it fails, which is no error
-        (private.node.Node, "start_monitor", lambda *_: None),
-        (private.node.Node, "start_log_monitor", lambda *_: None),
-    ]
-    with contextlib.ExitStack() as stack:
-        for owner, name, nothing in places:
-            if hasattr(owner, name):  # else this Ray starts it in another way: slower, no worse
-                stack.enter_context(_in_place_of(owner, name, nothing))
-        yield
-
-
-@contextlib.contextmanager
-def _in_place_of(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Put something in an attribute's place for a while."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextlib.contextmanager
-def _preloading() -> Iterator[None]:
-    """Have torch imported, while Ray starts, by the processes that it starts then; one a core, each to be a worker.
-
-    A setting of Ray's own; in the environment, where a Ray that does not know it leaves it alone.
-    """
-    is_given = PRELOAD in os.environ or GPUS.exists()
-    if not is_given:
-        os.environ[PRELOAD] = "workers.training"
-    try:
-        yield
-    finally:
-        if not is_given:
-            del os.environ[PRELOAD]
-
-
-def _start_session(cores: int, quiet: dict[str, Any]) -> None:
-    """A local session, without a dashboard, that ends with this process."""
-    is_new = not TOKEN_FILE.exists()
-    try:
-        with without_credentials(), _handlers_kept(), _in_their_own_groups(), _without_idle_servers(), _preloading():
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                **quiet,
-            )
-    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-        raise Stopped(
-            f"Ray does not start ({clean_error(error)}){_no_room()}; netsieve doctor looks for the cause, "
-            "--workers 0 trains without it"
-        ) from None
-    if is_new and TOKEN_FILE.exists():
-        TOKEN_FILE.chmod(0o600)  # Ray leaves the session's secret readable for everyone
-
-
-def connect(address: str | None, workers: int | None) -> None:
-    """Join the Ray cluster at ``address``, or start a local session that ends with this process.
-
-    Call it from the main thread: signal handlers are left as they are.
-    Raises SettingsError when nothing answers at the address, Stopped when a local session does not start.
-    """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        _start_session(workers or cores(), quiet)
-        return
-    try:
-        host, colon, port = address.rpartition(":")
-        if colon and port.isdigit():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-        with without_credentials(), _handlers_kept():
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-        raise SettingsError(
-            f"--ray-address {address}: no Ray cluster to join there ({clean_error(error)}); a cluster with token "
-            "authentication needs its token here too (RAY_AUTH_TOKEN_PATH); leave the option out for a local session"
-        ) from None
 
 
 # ------------------------------------------------------------------ the actor
@@ -256,9 +60,10 @@ def connect(address: str | None, workers: int | None) -> None:
 class Hello:
     """A worker's first reply."""
 
-    version: str  # of netsieve there
+    versions: dict[str, str]  # of netsieve's code and of torch there
     pid: int
-    node: str  # Ray's id of the node
+    host: str  # the node's address
+    node: str  # Ray's id of it
     complaint: str | None  # why the trainer could not be prepared, as one line
 
 
@@ -286,7 +91,8 @@ class TrainingActor:
         except Exception as error:  # noqa: BLE001  whatever data and devices raise
             complaint = clean_error(error)
         self._ready_at = time.monotonic()
-        return Hello(version("netsieve"), os.getpid(), ray.get_runtime_context().get_node_id(), complaint)
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return Hello(cluster.versions(), os.getpid(), host, ray.get_runtime_context().get_node_id(), complaint)
 
     def train(self, tasks: list[tuple[int, int, str]]) -> Iterator[bytes]:
         """Train a batch of (index, attempt, layers): yields a pickled Item before, between and after them.
@@ -344,10 +150,13 @@ class _Doubt:
 
 
 class RayExecutor:
-    """Trains on Ray actors; ``connect`` must have been called. Raises nothing but Stopped."""
+    """Trains on Ray actors; ``connect`` must have been called. Raises nothing but Stopped.
 
-    def __init__(self, trainer: TrainerFactory, workers: WorkerPlan) -> None:
-        self._plan = workers
+    ``start_timeout_s``: how long it may be without any worker.
+    """
+
+    def __init__(self, trainer: TrainerFactory, workers: WorkerPlan, start_timeout_s: float = START_TIMEOUT_S) -> None:
+        self._plan, self._start_timeout_s = workers, start_timeout_s
         self._actor_class: Any = ray.remote(TrainingActor)
         self._options = {
             "num_cpus": 1,
@@ -363,17 +172,27 @@ class RayExecutor:
         self._worked_before = WorkerTime()  # by the workers that are no more
         self._stopped: Stopped | None = None  # to be raised by the next poll
         self._waited_s = 0.0
+        self._is_ending = False
         self._probed = time.monotonic()
         self._silent_since: float | None = None  # the cluster's head
         with _translated():
-            self._head = _host_and_port(ray.get_runtime_context().gcs_address)
+            self._head = cluster.head()
             self._trainer = ray.put(trainer)
-            self._slots = {number: self._start() for number in range(workers.workers)}
+            self._room = self._count_room(cluster.nodes())
+            self._slots = {number: self._start() for number in range(self._wanted)}
+        self._numbers = itertools.count(self._wanted)
+        # Of which the run knows: it is ready, or there is room for it.
+        self._known = set(range(min(self._wanted, max(1, self._room))))
 
     @property
     def workers(self) -> int:
-        """How many actors."""
-        return self._plan.workers
+        """How many there is room for; in the beginning their numbers are 0, 1, ..."""
+        return len(self._known)
+
+    @property
+    def _wanted(self) -> int:
+        """How many actors there are to be."""
+        return self._plan.workers or max(1, self._room)
 
     @property
     def worked(self) -> WorkerTime:
@@ -417,7 +236,7 @@ class RayExecutor:
         events: list[WorkerEvent] = []
         try:
             with _translated():
-                self._look_after_the_cluster()
+                events += self._look_after_the_cluster()
                 events += self._decide()
                 self._drain(0.0 if events else timeout_s, events)
         except Stopped as stopped:
@@ -475,16 +294,19 @@ class RayExecutor:
 
     def _greet(self, worker: int, slot: _Slot) -> list[WorkerEvent]:
         hello: Hello = ray.get(slot.hello, timeout=GET_S)
-        here = version("netsieve")
-        if hello.version != here:
-            raise Stopped(
-                f"a worker has netsieve {hello.version}, the coordinator {here}: install the same version on every node"
-            )
+        for what, here in cluster.versions().items():
+            there = hello.versions.get(what)
+            if there != here:
+                raise Stopped(
+                    f"a worker on {hello.host} has {what} {there}, the coordinator {here}: results would depend on "
+                    "where they are trained; have the same version on every node, and no other netsieve there"
+                )
         if hello.complaint is not None:
             self._count_failed_start(hello.node, hello.complaint)
             self.replace(worker)
             return []
         slot.hello, slot.pid, slot.node, slot.told_at = None, hello.pid, hello.node, time.monotonic()
+        self._known.add(worker)
         self._failed_starts[""] = self._failed_starts[slot.node] = 0
         self._waited_s = 0.0
         return [WorkerReady(worker, slot.node)]
@@ -508,12 +330,11 @@ class RayExecutor:
         due = [doubt for doubt in self._doubts.values() if time.monotonic() >= doubt.until]
         if not due or not self._head_answers():
             return []
-        nodes = _nodes()
+        nodes = cluster.nodes()
         for doubt in due:
             del self._doubts[doubt.lost.worker]
         return [
-            doubt.lost if _lives(nodes.get(doubt.node)) else WorkerLost(doubt.lost.worker, None, doubt.lost.detail)
-            for doubt in due
+            doubt.lost if cluster.lives(nodes.get(doubt.node)) else replace(doubt.lost, reason=None) for doubt in due
         ]
 
     def _count_failed_start(self, node: str, cause: str) -> None:
@@ -524,18 +345,19 @@ class RayExecutor:
         if not node:
             hint = "; a cluster without token authentication needs RAY_AUTH_MODE=disabled here"
             hint = hint if os.environ.get("RAY_AUTH_MODE") == "token" else ""
-            raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}{_no_room()}{hint}")
+            raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}{cluster.no_room()}{hint}")
         if node not in self._bad_nodes:
             self._bad_nodes.append(node)
-        self._look_for_nodes()
+        if self._head_answers():
+            self._require_a_node(cluster.nodes())
 
     # -------------------------------------------------- the cluster
 
-    def _look_after_the_cluster(self) -> None:
-        """Now and then: does the head answer, and is there a node to work on?"""
+    def _look_after_the_cluster(self) -> list[WorkerEvent]:
+        """Now and then: does the head answer, is there a node to work on, and room for more or for fewer?"""
         now = time.monotonic()
         if now - self._probed < PROBE_S:
-            return
+            return []
         self._probed = now
         if not self._head_answers():
             if now - (self._silent_since or now) >= LOST_S:
@@ -544,25 +366,50 @@ class RayExecutor:
                     f"the Ray cluster is lost: its head at {host}:{port} has not answered for {LOST_S:g} s; "
                     "netsieve resume goes on, on another one"
                 )
-            return
-        self._look_for_nodes()
+            return []
+        nodes = cluster.nodes()
+        self._require_a_node(nodes)
+        self._room = self._count_room(nodes)
+        return [] if self._is_ending else self._follow()
+
+    def _count_room(self, nodes: Mapping[str, Mapping[str, Any]]) -> int:
+        """For how many workers the nodes have room that are there and are not left out."""
+        good = (node for name, node in nodes.items() if node["Alive"] and name not in self._bad_nodes)
+        return sum(self._plan.room(node["Resources"]) for node in good)
+
+    def _follow(self) -> list[WorkerEvent]:
+        """Start workers that there is room for now, unless it was said how many; give up what has lost its place."""
+        while len(self._slots) < self._wanted:
+            self._slots[next(self._numbers)] = self._start()
+        waiting = [number for number, slot in self._slots.items() if slot.hello is not None]
+        soon = max(0, self._room - (len(self._slots) - len(waiting)))
+        gone: list[WorkerEvent] = []
+        for number in waiting[soon:]:
+            if number in self._doubts:  # its loss comes first
+                continue
+            if number in self._known:
+                self._known.remove(number)
+                gone.append(WorkerGone(number))
+            if len(self._slots) > self._wanted:
+                self._end(number)
+        return gone
 
     def _head_answers(self) -> bool:
-        answers = _takes_connections(*self._head)
+        answers = cluster.head_answers(self._head)
         if answers:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = time.monotonic()
         return answers
 
-    def _look_for_nodes(self) -> None:
+    def _require_a_node(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
         """Stop if no worker is up, and there is no node for one."""
-        if any(slot.hello is None for slot in self._slots.values()) or not self._head_answers():
+        if any(slot.hello is None for slot in self._slots.values()):
             return
-        alive = {name: node for name, node in _nodes().items() if node["Alive"]}
+        alive = {name: node for name, node in nodes.items() if node["Alive"]}
         if not alive:
             raise Stopped("the Ray cluster is lost: it has no node any more; netsieve resume goes on, on another one")
-        fit = {name for name, node in alive.items() if self._fits(node["Resources"])}
+        fit = {name for name, node in alive.items() if self._plan.room(node["Resources"])}
         if self._bad_nodes and fit <= set(self._bad_nodes):
             where = f", on each of {len(self._bad_nodes)} nodes" if len(self._bad_nodes) > 1 else ""
             raise Stopped(
@@ -570,18 +417,15 @@ class RayExecutor:
                 "netsieve resume goes on when that is mended"
             )
 
-    def _fits(self, node: Mapping[str, float]) -> bool:
-        return node.get("CPU", 0.0) >= 1 and node.get("GPU", 0.0) >= self._plan.gpus_per_worker
-
     def _wait_for_first(self, waited_s: float) -> None:
         """Give up if no worker came up for too long."""
         if any(slot.hello is None for slot in self._slots.values()):
             return
         self._waited_s += waited_s
-        if self._waited_s >= START_TIMEOUT_S:
+        if self._waited_s >= self._start_timeout_s:
             raise Stopped(
-                f"no worker started within {START_TIMEOUT_S:g} s; see what else uses the cluster (ray status), "
-                "then go on with netsieve resume"
+                f"no worker for --worker-timeout {self._start_timeout_s:g} s: there is room for {self._room}, of "
+                f"{self._plan.need} each; see what else uses it (ray status), then go on with netsieve resume"
             )
 
     def avoid(self, node: str, why: str) -> None:
@@ -599,14 +443,17 @@ class RayExecutor:
             self._slots[worker] = self._start()
 
     def release(self, worker: int) -> None:
-        """Kill an actor."""
+        """Kill an actor; the run begins to end, so that no other is started for it."""
+        self._is_ending = True
         self._end(worker)
+        self._known.discard(worker)
 
     def _end(self, worker: int) -> None:
         self._doubts.pop(worker, None)
-        slot = self._slots.pop(worker)
-        self._worked_before += slot.worked()
-        _kill(slot.actor)
+        slot = self._slots.pop(worker, None)
+        if slot is not None:  # else it was given up a moment ago
+            self._worked_before += slot.worked()
+            _kill(slot.actor)
 
     def close(self) -> None:
         """Kill what is left."""
@@ -622,7 +469,7 @@ def _translated() -> Iterator[None]:
     """The seam: whatever Ray raises of a cluster that is lost becomes Stopped."""
     try:
         yield
-    except RAY_FAILS as error:
+    except cluster.RAY_FAILS as error:
         raise Stopped(f"the Ray cluster fails ({clean_error(error)}); netsieve resume goes on") from None
 
 
@@ -644,43 +491,7 @@ def _cause(error: RayError) -> str:
     return clean_detail(f"{type(error).__name__}: {text}")
 
 
-def _nodes() -> dict[str, Mapping[str, Any]]:
-    """What Ray knows of every node, by id; only while the head answers, else it blocks."""
-    return {node["NodeID"]: node for node in ray.nodes()}  # type: ignore[no-untyped-call]
-
-
-def _lives(node: Mapping[str, Any] | None) -> bool:
-    """Whether a node is there: Ray lists a node that was killed as alive for a while, but its raylet is gone."""
-    if node is None or not node["Alive"]:
-        return False
-    return not _refuses_connections(node["NodeManagerAddress"], node["NodeManagerPort"])
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _takes_connections(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=PROBE_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def _refuses_connections(host: str, port: int) -> bool:
-    """Whether nobody listens; a firewall, or a host that takes long, says neither yes nor no."""
-    try:
-        socket.create_connection((host, port), timeout=PROBE_TIMEOUT_S).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def _kill(actor: Any) -> None:
     """End an actor's process at once: graceful ends can hang, and can leave a GPU's memory held (ray#59872)."""
-    with contextlib.suppress(*RAY_FAILS):  # it was dead already, or the whole cluster is
+    with contextlib.suppress(*cluster.RAY_FAILS):  # it was dead already, or the whole cluster is
         ray.kill(actor, no_restart=True)

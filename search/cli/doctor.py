@@ -103,13 +103,13 @@ def _torchvision() -> tuple[Health, str]:
 
 
 def _ray() -> tuple[Health, str]:
-    from workers.ray_executor import library_version
+    from workers.ray_cluster import library_version
 
     return Health.OK, f"imports: version {library_version()}"
 
 
 def _temp_dir() -> tuple[Health, str]:
-    from workers.ray_executor import temp_dir
+    from workers.ray_cluster import temp_dir
 
     folder = temp_dir()
     free = shutil.disk_usage(folder).free

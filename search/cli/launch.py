@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from search.sieve import Drawn, Judge
     from storage.queries import Beside, SearchRow, Standing
     from workers.datasets import Dataset
+    from workers.executors import WorkerPlan
 
 
 # ------------------------------------------------------------------ the commands
@@ -175,6 +176,7 @@ def _trainers(options: Options, settings: SearchSettings) -> int | str:
 
     available = {"CPU": float(options.workers or cores()), "GPU": float(torch.cuda.device_count())}
     planned = plan(available, settings.device or None, options.workers, options.gpus_per_worker)
+    assert planned.workers is not None  # of this machine
     if 0 < planned.gpus_per_worker < 1:
         return "workers that share a GPU slow each other down"
     if planned.workers > cores():
@@ -410,17 +412,40 @@ def _start_workers(
         device = settings.device or ("cuda" if _sees_gpu() else "cpu")
         executor = InProcessExecutor(trainer(device))
     else:
-        from workers.executors import plan
-        from workers.ray_executor import RayExecutor, connect, disconnect, resources
+        from workers.executors import GROWTH_TIMEOUT_S, START_TIMEOUT_S, plan
+        from workers.ray_cluster import connect, disconnect, resources
+        from workers.ray_executor import RayExecutor
 
-        tell("starting Ray" if options.ray_address is None else f"joining {options.ray_address}")
+        is_ours = options.ray_address is None
+        tell("starting Ray" if is_ours else f"joining {options.ray_address}")
         connect(options.ray_address, options.workers)
         stack.callback(disconnect)
-        workers = plan(resources(), settings.device or None, options.workers, options.gpus_per_worker)
+        timeout_s = options.worker_timeout or (START_TIMEOUT_S if is_ours else GROWTH_TIMEOUT_S)
+        available = resources() if is_ours or wanted or settings.device else _something(timeout_s)
+        asked = settings.device or None, options.workers, options.gpus_per_worker
+        workers = plan(available, *asked, may_grow=not is_ours)
         device = workers.device
-        executor = RayExecutor(trainer(device), workers)
+        executor = RayExecutor(trainer(device), workers, timeout_s)
+        _tell_of_missing(executor.workers, workers)
     stack.callback(executor.close)
     return executor, replace(settings, device=device)
+
+
+def _something(timeout_s: float) -> dict[str, float]:
+    """What a cluster has, once it has a core: so that it is not settled on a CPU before its GPUs are there."""
+    from workers.ray_cluster import has_cores, resources, wait_for_cores
+
+    available = resources()
+    if has_cores(available):
+        return available
+    tell("the Ray cluster has no CPU core yet, so what this search trains on is open until it has; --device settles it")
+    return wait_for_cores(timeout_s)
+
+
+def _tell_of_missing(there: int, workers: "WorkerPlan") -> None:
+    """Say at once that workers wait for a place, which may take long."""
+    if workers.workers and there < workers.workers:
+        tell(f"the Ray cluster has room for {there} of {workers.workers} workers; the others start when nodes join")
 
 
 def _wants_gpu(options: Options, settings: SearchSettings) -> str | None:
@@ -573,4 +598,8 @@ def _command(verb: str, name: str, options: Options) -> str:
         words += ["--data-dir", str(options.data_dir)]
     if verb == "resume" and options.workers is not None:
         words += ["--workers", str(options.workers)]
+    if verb == "resume" and options.gpus_per_worker is not None:
+        words += ["--gpus-per-worker", f"{options.gpus_per_worker:g}"]
+    if verb == "resume" and options.ray_address is not None and "RAY_ADDRESS" not in os.environ:
+        words += ["--ray-address", options.ray_address]
     return shlex.join(words)

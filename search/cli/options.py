@@ -51,6 +51,7 @@ class Options:
     workers: int | None
     gpus_per_worker: float | None
     ray_address: str | None
+    worker_timeout: float | None  # seconds
     trial_timeout: float  # seconds
     grace: float  # seconds
     db_outage_limit: float  # seconds
@@ -110,9 +111,19 @@ _SEARCH = [  # what makes a search, and when a run of it ends
 _WORK = [  # where it is recorded, and who works on it
     database_option(),
     data_dir_option(),
-    click.option("--workers", type=click.IntRange(0), help="Default: one a GPU, else one a CPU core. 0: no Ray."),
+    click.option(
+        "--workers", type=click.IntRange(0),
+        help="Default: one a GPU, else one a CPU core; of a cluster also of nodes that join later. 0: no Ray.",
+    ),
     click.option("--gpus-per-worker", type=float, help="A share of a GPU, or whole GPUs.  [default: 1]"),
-    click.option("--ray-address", envvar="RAY_ADDRESS", help="Of a running Ray cluster; default: a local session."),
+    click.option(
+        "--ray-address", envvar="RAY_ADDRESS",
+        help="HOST:PORT of a running Ray cluster that this machine is a node of; default: a local session.",
+    ),
+    click.option(
+        "--worker-timeout", type=Duration(),
+        help="Give up after so long without any worker.  [default: 3m, of a cluster 15m]",
+    ),
     click.option("--trial-timeout", type=Duration(), default="600s", show_default=True, help="For one training."),
     click.option(
         "--grace", type=Duration(), default="30s", show_default=True,

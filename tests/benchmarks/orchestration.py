@@ -137,7 +137,8 @@ def search(draws: str, url: str, executor_name: str, most: int, *, profile: bool
     with ExitStack() as stack:
         executor: Executor
         if executor_name == "ray":
-            from workers.ray_executor import RayExecutor, connect, disconnect, resources
+            from workers.ray_cluster import connect, disconnect, resources
+            from workers.ray_executor import RayExecutor
 
             connect(None, WORKERS)
             stack.callback(disconnect)

@@ -186,7 +186,8 @@ class TrainsNothing:
 def ray_costs(rounds: int) -> None:
     """The coordinator's side of a session on this machine; its main thread's time, for that is what saturates."""
     from workers.executors import WorkerPlan
-    from workers.ray_executor import RayExecutor, connect, disconnect
+    from workers.ray_cluster import connect, disconnect
+    from workers.ray_executor import RayExecutor
 
     print(
         "\n| actors | items/s | main thread, us an item | all threads | main thread, us a batch of 64 | items a poll |"
@@ -249,7 +250,7 @@ def waiting() -> None:
     """What it takes to see which of many workers have said something; RayExecutor looks twice a round."""
     import ray
 
-    from workers.ray_executor import connect, disconnect
+    from workers.ray_cluster import connect, disconnect
 
     connect(None, 1)
     actor = ray.remote(Blocked).remote()

@@ -64,10 +64,10 @@ def traced(began: float, words: list[str]) -> None:
     start_workers = launch._start_workers
 
     def start(*args: Any) -> Any:
-        from workers import ray_executor
+        from workers import ray_cluster, ray_executor
 
         note(3)
-        then(ray_executor, "connect", lambda _: note(4))
+        then(ray_cluster, "connect", lambda _: note(4))
         then(ray_executor.RayExecutor, "__init__", lambda _: note(5))
         then(ray_executor.RayExecutor, "poll", heard)
         return start_workers(*args)

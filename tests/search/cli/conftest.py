@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)
-    for module in ("ray", "workers.ray_executor"):
+    for module in ("ray", "workers.ray_cluster", "workers.ray_executor"):
         monkeypatch.setitem(sys.modules, module, None)
     return place
 
