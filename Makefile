@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench simulate campaign clean
+.PHONY: run test lint bench simulate campaign hosts clean
 
 # A search on scikit-learn's digits, no download: 200 draws, then the ranking. The database is netsieve.db.
 run: .venv/installed
@@ -32,6 +32,10 @@ simulate: .venv/installed
 
 campaign: .venv/installed
 	$(BIN)/python -m tests.campaign
+
+# A search on several hosts, which are namespaces of this machine: six to ten minutes, as root, on Linux with iproute2.
+hosts: .venv/installed
+	$(BIN)/python -m tests.hosts
 
 # Pinned: the versions that the tests ran with. Installed again when a pin or the project changes.
 .venv/installed: pyproject.toml constraints.txt

@@ -25,6 +25,7 @@ SESSION: dict[str, Any] = {  # a dead server or network is noticed within about 
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
     "application_name": "netsieve",
+    "client_encoding": "utf8",  # also of a database of bytes (SQL_ASCII), of whose text psycopg would make bytes
     "prepare_threshold": None,
 }
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # its warnings are of what a lost connection cuts off

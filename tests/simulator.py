@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 from search.candidates import (
     CHARGED,
@@ -32,7 +33,17 @@ from search.candidates import (
     charges_of_losses,
 )
 from search.errors import DatabaseAway, Stopped
-from search.messages import MOST_LOSSES, Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady, WorkerTime
+from search.messages import (
+    MOST_LOSSES,
+    Finished,
+    Started,
+    Task,
+    WorkerEvent,
+    WorkerGone,
+    WorkerLost,
+    WorkerReady,
+    WorkerTime,
+)
 from search.run import Claims, Counts, News, Reply, Run, StopRequest
 from search.settings import Limits
 from search.shapes import Verdict
@@ -109,11 +120,14 @@ class Worker:
 
 
 class SimulatedExecutor:
-    """Workers whose progress, deaths and delayed news the seed decides."""
+    """Workers whose progress, coming, going, deaths and delayed news the seed decides."""
 
     def __init__(self, world: "World", workers: int) -> None:
         self.world = world
         self.slots = {number: Worker() for number in range(workers)}
+        self.numbers = count(workers)
+        self.gone: set[int] = set()  # for which there is no room now
+        self.had: dict[int, int | None] = {}  # the candidate that a worker had first when it was last lost
         self.late: list[WorkerEvent] = []
 
     @property
@@ -139,6 +153,8 @@ class SimulatedExecutor:
         self.world.ledger.now += chance.uniform(0, timeout_s + 0.01)
         if not self.slots:
             return []
+        if len(self.slots) < 4 and self.world.strikes("join"):  # more would not get on before the timeout
+            self.slots[next(self.numbers)] = Worker()
         for _ in range(chance.randrange(4)):
             number = chance.choice(list(self.slots))
             self.late += self._progress(number, self.slots[number])
@@ -151,10 +167,17 @@ class SimulatedExecutor:
         return events
 
     def _progress(self, number: int, worker: Worker) -> list[WorkerEvent]:
-        chance = self.world.chance
+        if number not in self.gone and self.world.strikes("leave"):
+            self.gone.add(number)
+            return [*([self._lose(number, None)] if worker.ready else []), WorkerGone(number)]
         if not worker.ready:
+            self.gone.discard(number)
             worker.ready = True
             return [WorkerReady(number, f"node{number % 2}")]
+        return self._work(number, worker)
+
+    def _work(self, number: int, worker: Worker) -> list[WorkerEvent]:
+        chance = self.world.chance
         if self.world.strikes("worker"):
             reason = chance.choice([FailureReason.WORKER_DIED, FailureReason.OUT_OF_MEMORY, None])
             return [self._lose(number, reason)]
@@ -184,16 +207,21 @@ class SimulatedExecutor:
     def _lose(self, number: int, reason: FailureReason | None) -> WorkerLost:
         worker = self.slots[number]
         first = [worker.training, *worker.queue] if worker.training else worker.queue
+        self.had[number] = first[0].index if first and first[0] else None
         if first and first[0] and (reason is not None or first[0].isolated):
             self.world.blamed[first[0].index] += 1
         self.slots[number] = Worker()
         return WorkerLost(number, reason, "lost")
 
     def replace(self, worker: int) -> None:
-        for event in reversed(self.late):  # a timeout: of what trains, or of what had ended unheard
+        for event in reversed(self.late):  # a timeout: of what trains, or of what had ended or was lost unheard
             if event.worker == worker and isinstance(event, Finished):
                 self.world.blamed[event.index] += 1
-        if lost := self.slots[worker].training:
+            had = self.had.get(worker)
+            if event.worker == worker and isinstance(event, WorkerLost) and had is not None:
+                self.world.blamed[had] += 1
+        slot = self.slots[worker]
+        if lost := slot.training or next(iter(slot.queue), None):
             self.world.blamed[lost.index] += 1
         self.slots[worker] = Worker()
         self._forget(worker)
@@ -288,7 +316,7 @@ class World:
         self.faults = Counter(
             {
                 kind: self.chance.choice([0, 1, 5, 20])
-                for kind in ("worker", "database", "answer", "crash", "pause", "retry")
+                for kind in ("worker", "database", "answer", "crash", "pause", "retry", "leave", "join")
             }
         )
         self.away_until = 0.0

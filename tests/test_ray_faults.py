@@ -122,6 +122,16 @@ class Brought(Steady):
         return self
 
 
+class Sighted:
+    """Says which GPUs its process may see."""
+
+    def prepare(self) -> "Sighted":
+        return self
+
+    def train(self, layers: str) -> Iterator[Outcome | None]:
+        yield Outcome((), 0.0, FailureReason.EXCEPTION, os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+
+
 BARE = """import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
 """  # sitecustomize.py of a machine on which netsieve is not installed
@@ -277,6 +287,33 @@ def follow_nodes(database: str, draws: str, workers: str) -> object:
     return most
 
 
+def place_on_gpus(*shares: str) -> object:
+    """A cluster that has GPUs, which nobody uses, on one node of two: by share, the GPUs that each worker sees."""
+    from workers import ray_cluster
+    from workers.executors import plan
+    from workers.ray_executor import RayExecutor
+
+    cluster = cluster_of(1)
+    node = cluster.add_node(num_cpus=4, num_gpus=2)
+    answers = []
+    for share in shares:
+        planned = plan(ray_cluster.resources(), None, None, float(share), may_grow=True)
+        executor = RayExecutor(Sighted(), planned)
+        seen = dict[int, str]()
+        while len(seen) < executor.workers:
+            for event in executor.poll(0.25):
+                if isinstance(event, WorkerReady):
+                    assert event.node == node.node_id
+                    executor.submit(event.worker, [Task(event.worker, "gpus", 1)])
+                if isinstance(event, Finished):
+                    seen[event.index] = str(event.outcome.detail)
+        executor.close()
+        answers.append([planned.device, sorted(seen.values())])
+    ray_cluster.disconnect()
+    cluster.shutdown()
+    return answers
+
+
 def freeze_a_node(database: str, draws: str) -> object:
     """Stop the raylet of one node of two, whose workers live on, until it is given up; whether it was seen to be."""
     import ray
@@ -321,8 +358,8 @@ def lose_calls(database: str, draws: str) -> object:
     return None
 
 
-def lose_the_head(database: str, draws: str) -> object:
-    """Kill the GCS in the middle of a search: Stopped, in time."""
+def lose_the_head(database: str, draws: str, how: str) -> object:
+    """Send the GCS a signal in the middle of a search: Stopped, in time."""
     from workers import ray_cluster, ray_executor
 
     ray_executor.LOST_S = 4.0
@@ -330,17 +367,17 @@ def lose_the_head(database: str, draws: str) -> object:
     (head,) = [child for child in psutil.Process().children(recursive=True) if child.name() == "gcs_server"]
 
     def disturb(progress: Progress) -> None:
-        if progress.ended >= 20 and head.is_running():
-            head.kill()
-            head.wait()
+        if progress.ended >= 20 and not sent:
+            sent.append(how)
+            head.send_signal(getattr(signal, how))
 
-    began = time.monotonic()
+    began, sent = time.monotonic(), list[str]()
     try:
         search(Path(database), int(draws), lambda: on_ray(2, Steady(0.2)), disturb)
     except Stopped as stopped:
         say([str(stopped), time.monotonic() - began])
         ray_cluster.disconnect()
-        sys.exit(stopped.exit_code)
+        ray_cluster.exit_with(stopped.exit_code)
     return None
 
 
@@ -468,6 +505,12 @@ def pid_in(detail: str) -> int:
 
 
 @pytest.mark.ray
+def test_workers_share_gpus_and_leave_other_nodes() -> None:
+    """As many a GPU as its share says, or one with several; a node without GPUs gets none."""
+    assert scenario("place_on_gpus", 0.5, 2.0) == [["cuda", ["0", "0", "1", "1"]], ["cuda", ["0,1"]]]
+
+
+@pytest.mark.ray
 def test_a_node_that_freezes_costs_nothing(tmp_path: Path) -> None:
     """A raylet that is stopped answers nobody: its node is given up, nobody is charged, and the table is exact."""
     assert scenario("freeze_a_node", tmp_path / "search.db", 2_400) == [True]
@@ -501,10 +544,11 @@ def test_lost_calls_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_a_lost_head_stops_the_run_and_resume_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_a_lost_head_stops_the_run_and_resume_goes_on(tmp_path: Path, how: str) -> None:
     """Exit code 75 and the cause within seconds of LOST_S; what was recorded stays, and the rest is added."""
     database, draws = tmp_path / "search.db", 400
-    message, seconds = scenario("lose_the_head", database, draws, expected=75)
+    message, seconds = scenario("lose_the_head", database, draws, how, expected=75)
     assert re.match(r"the Ray cluster is lost: its head at .* netsieve resume goes on", message)
     assert seconds < 30
     before = table(database)
@@ -553,6 +597,7 @@ SCENARIOS: dict[str, Callable[..., object]] = {
     for function in (
         lose_nodes_and_workers,
         follow_nodes,
+        place_on_gpus,
         freeze_a_node,
         run_out_of_memory,
         lose_calls,

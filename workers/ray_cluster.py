@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import search
 from search.candidates import clean_error
@@ -61,6 +61,11 @@ Address = tuple[str, int]
 # ------------------------------------------------------------------ the session
 
 
+def token_file() -> Path:
+    """Where Ray looks for the token of a cluster, unless the environment has it."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE)
+
+
 def temp_dir() -> Path:
     """The folder in which a local session keeps its sockets and logs: RAY_TMPDIR, TMPDIR or the system's."""
     private: Any = ray._common.utils  # noqa: SLF001  there is no public way
@@ -79,8 +84,19 @@ def no_room() -> str:
 
 
 def disconnect() -> None:
-    """Leave the cluster; end a local session."""
-    ray.shutdown()
+    """Leave the cluster; end a local session. A head that does not answer is not asked: see ``exit_with``."""
+    if not ray.is_initialized() or head_answers(head()):
+        ray.shutdown()
+
+
+def exit_with(code: int) -> NoReturn:
+    """End this process; at once where Python's own end would wait for a cluster that was lost."""
+    if ray.is_initialized() and not head_answers(head()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # full, or closed
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def library_version() -> str:
@@ -255,11 +271,6 @@ def _why_not(said: str, at: str) -> str | None:
 
 def _resolved(address: str, said: str) -> Address:
     """Host and port of a cluster's head, also of ``auto``. Raises SettingsError."""
-    if address == "local" or "://" in address:
-        raise SettingsError(
-            f"{said}: must be HOST:PORT of a cluster's head (6379 by default), or auto: netsieve joins as a driver, "
-            "not through Ray Client; leave the option out for a session of this machine's own"
-        )
     services: Any = ray._private.services  # noqa: SLF001  there is no public way
     try:
         return _read(str(services.canonicalize_bootstrap_address(address)))

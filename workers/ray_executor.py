@@ -182,7 +182,7 @@ class RayExecutor:
             self._slots = {number: self._start() for number in range(self._wanted)}
         self._numbers = itertools.count(self._wanted)
         # Of which the run knows: it is ready, or there is room for it.
-        self._known = set(range(min(self._wanted, max(1, self._room))))
+        self._known = set(range(min(self._wanted, self._room)))
 
     @property
     def workers(self) -> int:

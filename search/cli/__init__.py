@@ -64,7 +64,8 @@ class OneLineErrors(click.Group):
             _drop_what_nobody_reads()
             if args is None and isinstance(code, int) and code >= 128:  # this process is the command, and ends
                 ignore_further()
-            sys.exit(code if isinstance(code, int) else 0)
+            cluster = sys.modules.get("workers.ray_cluster")  # imports ray: only where a run has done so
+            (cluster.exit_with if cluster else sys.exit)(code if isinstance(code, int) else 0)
         return code
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -108,6 +108,23 @@ def _ray() -> tuple[Health, str]:
     return Health.OK, f"imports: version {library_version()}"
 
 
+def _token() -> tuple[Health, str]:
+    """Whoever can read a cluster's token can run code on it."""
+    from workers.ray_cluster import token_file
+
+    file = token_file()
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return (
+            Health.WARNING,
+            "RAY_AUTH_TOKEN is inherited by all that is started here; RAY_AUTH_TOKEN_PATH names a file",
+        )
+    if not file.exists():
+        return Health.OK, f"no {file}: Ray makes one for a session of this machine"
+    if file.stat().st_mode & 0o077:
+        return Health.WARNING, f"others can read {file}, and with it run code on the cluster: chmod 600 {file}"
+    return Health.OK, f"{file} is yours alone"
+
+
 def _temp_dir() -> tuple[Health, str]:
     from workers.ray_cluster import temp_dir
 
@@ -165,6 +182,7 @@ _LOOKS: dict[str, Callable[[], tuple[Health, str]]] = {
     "torch": _torch,
     "torchvision": _torchvision,
     "ray": _ray,
+    "ray's token": _token,
     "temporary folder": _temp_dir,
     "sqlite": _sqlite,
 }

@@ -203,6 +203,8 @@ def _require_consistent(options: Options) -> None:
         raise SettingsError(f"--workers 0 --gpus-per-worker {share:g}: 0 workers train without Ray; drop one")
     if options.workers == 0 and options.ray_address is not None and "RAY_ADDRESS" not in os.environ:
         raise SettingsError(f"--workers 0 --ray-address {options.ray_address}: 0 workers train without Ray; drop one")
+    if options.workers != 0 and options.ray_address is not None:
+        _require_address(options.ray_address)
 
 
 def _limits(options: Options) -> Limits:
@@ -233,6 +235,16 @@ def _beside(options: Options) -> "Beside":
     if engine.serves_many_machines(options.url):
         return queries.Beside.ANYBODY
     return queries.Beside.SAME_HOST if options.join else queries.Beside.NOBODY
+
+
+def _require_address(address: str) -> None:
+    """Raise SettingsError for what cannot be a cluster's head: Ray would look for it for minutes."""
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not ("://" not in address and host and port.isdigit()):
+        raise SettingsError(
+            f"--ray-address {address}: must be HOST:PORT of a cluster's head, whose port is 6379 by default, or auto; "
+            "netsieve joins as a driver, not through Ray Client or the Jobs API"
+        )
 
 
 def _look_up(name: str, options: Options, *, must_exist: bool) -> "tuple[SearchRow | None, Standing | None]":

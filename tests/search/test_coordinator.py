@@ -30,6 +30,7 @@ from search.messages import (
     Submitted,
     Task,
     Tick,
+    WorkerGone,
     WorkerLost,
     WorkerReady,
 )
@@ -716,3 +717,43 @@ def test_a_process_that_breaks_after_an_outcome_blames_nobody(charges: int) -> N
     again = carry_out(machine, machine.step(WorkerReady(0), 4.0), 4.0)
     (submit,) = only(Submit, again)
     assert [(t.index, t.charges, t.suspected) for t in submit.tasks] == [(2, charges, False)]  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------ workers that come and go
+
+
+def test_a_worker_that_comes_later_gets_work() -> None:
+    """From then on what is left is shared with it."""
+    machine = machine_with(tasks(*range(8)))
+    assert 7 in {submit.worker for submit in only(Submit, machine.step(WorkerReady(7), 1.0))}
+
+
+def test_a_worker_that_went_is_not_waited_for() -> None:
+    """Its candidate goes to another, which takes it as a second batch, for nobody else is about to come."""
+    machine = Coordinator(range(2), LIMITS)
+    machine.step(WorkerReady(0), 0.0)
+    carry_out(machine, machine.step(Claimed(tasks(1, 2), left_to_draw=True), 0.0), 0.0)
+    assert not only(Submit, machine.step(Tick(), 1.0))
+    (submit,) = only(Submit, machine.step(WorkerGone(1), 1.0))
+    assert submit == Submit(0, (replace(tasks(2)[0], attempt=1),))
+    assert only(Submit, machine.step(WorkerReady(1), 2.0)) == []
+
+
+def test_with_no_worker_left_candidates_are_kept_until_one_comes() -> None:
+    """It need not be one that was there before."""
+    machine = machine_with(tasks(1))
+    machine.step(Started(0, 1), 0.0)
+    assert only(RecordAttempt, machine.step(WorkerLost(0, None, "its node went"), 1.0))
+    assert only(End, machine.step(WorkerGone(0), 1.0)) == []
+    assert only(End, machine.step(Tick(), 2.0)) == []
+    assert [submit.tasks[0].index for submit in only(Submit, machine.step(WorkerReady(5), 3.0))] == [1]
+
+
+def test_while_a_run_ends_nobody_new_is_taken_in() -> None:
+    """And what went is not missed."""
+    machine = machine_with(tasks(1), workers=2)
+    machine.step(Started(0, 1), 0.0)
+    assert only(Release, machine.step(StopAsked("enough", None), 1.0)) == [Release(1)]
+    assert machine.step(WorkerReady(1), 1.0) == []
+    assert machine.step(WorkerReady(2), 1.0) == []
+    assert only(End, machine.step(Finished(0, 1, completed()), 2.0))

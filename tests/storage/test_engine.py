@@ -34,6 +34,7 @@ from storage.engine import (
     upgrade,
 )
 from storage.schema import REVISION, metadata
+from tests.databases import admin
 
 MIGRATIONS = Path(engine_module.__file__).parent / "migrations"
 OLDER, NEWER = "0000", "9999"
@@ -662,6 +663,18 @@ def test_what_the_user_of_postgres_must_change_is_refused(postgres_url: str, pos
     finally:
         hba.write_text(rules)
         execute(postgres_url, "DROP ROLE locked", "DROP ROLE barred", "DROP ROLE weak", "SELECT pg_reload_conf()")
+
+
+def test_a_database_without_an_encoding_will_do(postgres_url: str, postgres_server: Any) -> None:
+    """SQL_ASCII, which initdb takes under LANG=C, keeps bytes as they come: netsieve gives it UTF-8, and reads that."""
+    admin(postgres_url, "CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    try:
+        engine = open_for_writing(postgres_server.get_uri("bytes"))
+        insert(engine, "größer")
+        engine.dispose()
+        assert names(postgres_server.get_uri("bytes")) == ["größer"]
+    finally:
+        admin(postgres_url, "DROP DATABASE bytes WITH (FORCE)")
 
 
 def test_a_server_that_only_reads_is_refused_to_writers(postgres_url: str) -> None:

@@ -47,20 +47,6 @@ def listener() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
 # ------------------------------------------------------------------ addresses
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "local"])
-def test_an_address_that_is_no_heads_is_refused(address: str) -> None:
-    """Ray Client and the dashboard are other doors, and netsieve does not use them."""
-    with pytest.raises(SettingsError, match=rf"--ray-address {address}: must be HOST:PORT of a cluster's head"):
-        ray_cluster.connect(address, None)
-
-
-@pytest.mark.parametrize("address", ["head", "head:", "head:port"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
-    """A port is needed, and a number."""
-    with pytest.raises(SettingsError, match=rf"--ray-address {address}: no such address"):
-        ray_cluster.connect(address, None)
-
-
 def test_where_nothing_listens_the_run_stops_at_once() -> None:
     """Ray itself would try for minutes; a head may be there later, so the exit code says that it is worth a try."""
     with pytest.raises(Stopped, match=r"address localhost:1: no Ray cluster at \S+:1 \(.*refused.*ray start --head"):

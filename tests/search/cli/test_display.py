@@ -80,6 +80,7 @@ def test_a_start_claims_no_pace() -> None:
     counts = Counts(target=10, drawn=0, rejected=0, completed=0, failed=0, open=0)
     start = Progress(counts, None, 0, 2, 0.0, 0, None)
     assert pace(start) == "2 workers starting"
+    assert pace(replace(start, workers=0)) == "waiting for a worker"
     assert share_done(start) == 0.0
 
 
