@@ -370,13 +370,15 @@ def has_cores(available: Mapping[str, float]) -> bool:
 
 
 def wait_for_cores(timeout_s: float) -> dict[str, float]:
-    """What the cluster has in all, once it has a core. Raises Stopped."""
+    """What the cluster has in all, once it has a core. Raises Stopped, also when its head answers no more."""
     deadline = time.monotonic() + timeout_s
-    while not has_cores(available := resources()):
-        if time.monotonic() >= deadline:
-            raise Stopped(f"the Ray cluster has no CPU core after {timeout_s:g} s; netsieve resume goes on when it has")
+    while time.monotonic() < deadline:
+        if not head_answers(head()):  # else Ray's own call would end this process
+            raise Stopped("the Ray cluster is lost: its head does not answer; netsieve resume goes on, on another one")
+        if has_cores(available := resources()):
+            return available
         time.sleep(WAIT_S)
-    return available
+    raise Stopped(f"the Ray cluster has no CPU core after {timeout_s:g} s; netsieve resume goes on when it has")
 
 
 def nodes() -> dict[str, Mapping[str, Any]]:

@@ -29,6 +29,7 @@ import itertools
 import os
 import pickle
 import re
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ PROBE_S = 2.0  # between two looks whether it answers, and which nodes there are
 DOUBT_S = 1.0  # from a worker's end to the decision who is to blame: does its node live?
 DRAIN_S = 0.05  # that one poll goes on hearing what is ready
 GET_S = 30.0  # for a reply that is already there
+KILL_S = 5.0  # for Ray to take note that a process is to end
 NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
 
 
@@ -173,6 +175,7 @@ class RayExecutor:
         self._stopped: Stopped | None = None  # to be raised by the next poll
         self._waited_s = 0.0
         self._is_ending = False
+        self._cannot_kill = False  # the cluster did not answer the last time
         self._probed = time.monotonic()
         self._silent_since: float | None = None  # the cluster's head
         with _translated():
@@ -453,7 +456,19 @@ class RayExecutor:
         slot = self._slots.pop(worker, None)
         if slot is not None:  # else it was given up a moment ago
             self._worked_before += slot.worked()
-            _kill(slot.actor)
+            self._kill(slot.actor)
+
+    def _kill(self, actor: Any) -> None:
+        """End an actor's process at once: graceful ends can hang, and can leave a GPU's memory held (ray#59872).
+
+        By a thread, for of a cluster that goes down meanwhile the call may never come back; then the others go with it.
+        """
+        if self._cannot_kill:
+            return
+        thread = threading.Thread(target=_kill, args=(actor,), name="kill", daemon=True)
+        thread.start()
+        thread.join(KILL_S)
+        self._cannot_kill = thread.is_alive()
 
     def close(self) -> None:
         """Kill what is left."""
@@ -492,6 +507,5 @@ def _cause(error: RayError) -> str:
 
 
 def _kill(actor: Any) -> None:
-    """End an actor's process at once: graceful ends can hang, and can leave a GPU's memory held (ray#59872)."""
     with contextlib.suppress(*cluster.RAY_FAILS):  # it was dead already, or the whole cluster is
         ray.kill(actor, no_restart=True)

@@ -7,6 +7,7 @@ cluster of several nodes.
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ from search.candidates import FailureReason, Outcome
 from search.errors import SettingsError, Stopped
 from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
 from search.run import Executor
-from workers import ray_cluster
+from workers import ray_cluster, ray_executor
 from workers.executors import InProcessExecutor, TrainerFactory, WorkerPlan, plan
 from workers.ray_executor import RayExecutor
 
@@ -446,6 +447,26 @@ def test_a_hanging_process_is_killed(
     hear_many(executor, 1)
     end(executor)
     wait_for_the_end_of(pid)
+
+
+@pytest.mark.ray
+def test_a_cluster_that_takes_no_orders_holds_nobody_up(
+    ray_workers: Callable[..., RayExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Ray's call never comes back, the run ends all the same, and asks no second time."""
+    executor = ray_workers(2)
+    hear_many(executor, 2)
+    is_over = threading.Event()
+    asked = []
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_executor, "KILL_S", 0.1)
+        patched.setattr(ray_executor.ray, "kill", lambda *_, **__: (asked.append(1), is_over.wait()))
+        kept = [slot.actor for slot in executor._slots.values()]
+        executor.close()
+        is_over.set()
+    assert len(asked) == 1
+    for actor in kept:
+        ray_executor.ray.kill(actor)
 
 
 # ------------------------------------------------------------------ workers that do not start, on Ray

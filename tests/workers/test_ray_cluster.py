@@ -148,6 +148,39 @@ def test_another_ray_waits_as_long_as_it_does(monkeypatch: pytest.MonkeyPatch) -
         assert not hasattr(services, "get_node_to_connect_for_driver")
 
 
+# ------------------------------------------------------------------ waiting for cores
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that was joined, and whose head answers."""
+    monkeypatch.setattr(ray_cluster, "WAIT_S", 0.01)
+    monkeypatch.setattr(ray_cluster, "head", lambda: ("127.0.0.1", 6379))
+    monkeypatch.setattr(ray_cluster, "head_answers", lambda _: True)
+
+
+def test_cores_are_waited_for(monkeypatch: pytest.MonkeyPatch, joined: None) -> None:
+    """Less than one is none."""
+    answers = iter([{}, {"CPU": 0.5}, {"CPU": 2.0, "GPU": 1.0}])
+    monkeypatch.setattr(ray_cluster, "resources", lambda: next(answers))
+    assert ray_cluster.wait_for_cores(60) == {"CPU": 2.0, "GPU": 1.0}
+
+
+def test_waiting_for_cores_has_an_end(monkeypatch: pytest.MonkeyPatch, joined: None) -> None:
+    """The exit code says that it is worth another try."""
+    monkeypatch.setattr(ray_cluster, "resources", dict)
+    with pytest.raises(Stopped, match=r"has no CPU core after 0\.1 s; netsieve resume"):
+        ray_cluster.wait_for_cores(0.1)
+
+
+def test_a_head_that_goes_meanwhile_is_not_asked(monkeypatch: pytest.MonkeyPatch, joined: None) -> None:
+    """Ray's call ends the process that makes it."""
+    monkeypatch.setattr(ray_cluster, "head_answers", lambda _: False)
+    monkeypatch.setattr(ray_cluster, "resources", lambda: pytest.fail("asked"))
+    with pytest.raises(Stopped, match="the Ray cluster is lost"):
+        ray_cluster.wait_for_cores(60)
+
+
 # ------------------------------------------------------------------ what is brought along
 
 
