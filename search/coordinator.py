@@ -574,8 +574,11 @@ class Coordinator:
         return self._predicted_s(worker.cost - training) + abs(self._predicted_s(training) - (now - worker.since))
 
     def _claim(self, now: float) -> list[Command]:
-        """Keep enough candidates at hand; less than a third of them is not worth a transaction."""
-        if self._claiming or self._exhausted or now < self._claim_at:
+        """Keep enough candidates at hand; less than a third of them is not worth a transaction.
+
+        None without a worker, or one that starts: others could train them, and may have the cores that it waits for.
+        """
+        if self._claiming or self._exhausted or now < self._claim_at or not self._workers:
             return []
         wanted = min(self._slots * max(OPEN_BATCHES * self._typical_batch(), FEWEST_WAITING), MOST_WAITING)
         if 3 * len(self._pool) > 2 * wanted:

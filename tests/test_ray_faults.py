@@ -262,10 +262,11 @@ def follow_nodes(database: str, draws: str, workers: str) -> object:
     place = Path(database).parent
     (place / "sitecustomize.py").write_text(BARE, encoding="utf-8")
     os.environ["PYTHONPATH"] = str(place)  # of the nodes' processes
-    os.chdir(place)  # for Ray has the workers look there, too
+    (place / "workers.py").write_text("raise ImportError('of another project')", encoding="utf-8")
+    os.chdir(place)
     cluster = cluster_of(0)
     lived: list[Any] = []
-    steps = [(1, "add"), (2, "add"), (4, "remove"), (2, "add"), (4, "")]  # once there are so many workers
+    steps = [(0, "add"), (2, "add"), (4, "remove"), (2, "add"), (4, "")]  # once there are so many workers
     most, since = 0, -20
 
     def disturb(progress: Progress) -> None:
@@ -287,7 +288,77 @@ def follow_nodes(database: str, draws: str, workers: str) -> object:
     return most
 
 
-def place_on_gpus(*shares: str) -> object:
+@dataclass(frozen=True)
+class Foreign(Steady):
+    """The same; on some nodes of another version."""
+
+    nodes: tuple[str, ...] = ()
+
+    def prepare(self) -> "Foreign":
+        import ray
+
+        from workers import ray_cluster
+
+        if ray.get_runtime_context().get_node_id() in self.nodes:
+            ray_cluster.versions = lambda: {"netsieve": "another"}
+        return self
+
+
+def ready_on(executor: Any, workers: int, seconds: float = 0.0) -> list[str]:
+    """The nodes of the next so many workers that are ready, and of those in the seconds after."""
+    found: list[str] = []
+    until = float("inf")
+    while time.monotonic() < until:
+        found += [event.node for event in executor.poll(0.25) if isinstance(event, WorkerReady)]
+        if len(found) >= workers and until == float("inf"):
+            until = time.monotonic() + seconds
+    return found
+
+
+def leave_nodes_out() -> object:
+    """Six workers on a good node with two cores, one of another version, and one that is avoided: those after that."""
+    from workers.ray_cluster import disconnect
+
+    cluster = cluster_of(2)
+    avoided, foreign = (node.node_id for node in cluster.worker_nodes)
+    executor: Any = on_ray(6, Foreign(nodes=(foreign,)))
+    before = ready_on(executor, 2, 3.0)
+    executor.avoid(avoided, "said so")
+    for number in [number for number, slot in executor._slots.items() if slot.node == avoided]:
+        executor.replace(number)
+    good = cluster.add_node(num_cpus=2).node_id
+    after = ready_on(executor, 2, 5.0)
+    answer = [
+        set(before) == {avoided},
+        set(after) == {good},
+        len(after),
+        sorted(executor._left_out) == sorted((avoided, foreign)),
+    ]
+    executor.close()
+    disconnect()
+    cluster.shutdown()
+    return answer
+
+
+def share_a_cluster() -> object:
+    """Two runs that take what there is: the second asks for one worker, and has all when the first ends."""
+    from workers.ray_cluster import disconnect
+
+    cluster = cluster_of(1)
+    first: Any = on_ray(None, Steady())
+    ready_on(first, 2)
+    second: Any = on_ray(None, Steady())
+    waits = second.workers, len(ready_on(second, 0, 5.0)), len(second._slots)
+    first.close()
+    ready_on(second, 2)
+    answer = [*waits, second.workers, len(second._slots)]
+    second.close()
+    disconnect()
+    cluster.shutdown()
+    return answer
+
+
+def place_on_gpus() -> object:
     """A cluster that has GPUs, which nobody uses, on one node of two: by share, the GPUs that each worker sees."""
     from workers import ray_cluster
     from workers.executors import plan
@@ -296,11 +367,11 @@ def place_on_gpus(*shares: str) -> object:
     cluster = cluster_of(1)
     node = cluster.add_node(num_cpus=4, num_gpus=2)
     answers = []
-    for share in shares:
-        planned = plan(ray_cluster.resources(), None, None, float(share), may_grow=True)
+    for share, workers in ((0.5, 4), (2.0, 1)):
+        planned = plan(ray_cluster.resources(), None, None, share, may_grow=True)
         executor = RayExecutor(Sighted(), planned)
         seen = dict[int, str]()
-        while len(seen) < executor.workers:
+        while len(seen) < workers:
             for event in executor.poll(0.25):
                 if isinstance(event, WorkerReady):
                     assert event.node == node.node_id
@@ -505,9 +576,21 @@ def pid_in(detail: str) -> int:
 
 
 @pytest.mark.ray
+def test_nodes_that_are_left_out_stay_so() -> None:
+    """Also for workers that waited already; a node of another version does not stop the run on the others."""
+    assert scenario("leave_nodes_out") == [True, True, 2, True]
+
+
+@pytest.mark.ray
+def test_a_run_does_not_ask_for_what_others_use() -> None:
+    """Else an autoscaler would buy nodes for them, again and again; what comes free is used."""
+    assert scenario("share_a_cluster") == [0, 0, 1, 2, 2]
+
+
+@pytest.mark.ray
 def test_workers_share_gpus_and_leave_other_nodes() -> None:
     """As many a GPU as its share says, or one with several; a node without GPUs gets none."""
-    assert scenario("place_on_gpus", 0.5, 2.0) == [["cuda", ["0", "0", "1", "1"]], ["cuda", ["0,1"]]]
+    assert scenario("place_on_gpus") == [["cuda", ["0", "0", "1", "1"]], ["cuda", ["0,1"]]]
 
 
 @pytest.mark.ray
@@ -570,7 +653,9 @@ def test_a_node_that_cannot_prepare_the_trainer_is_left_out(tmp_path: Path) -> N
 def test_no_node_left_stops_the_run(tmp_path: Path) -> None:
     """When the trainer can be prepared on no node, the run stops with the cause."""
     message = scenario("lose_disks", tmp_path / "search.db", 200, 2, expected=75)
-    assert message.startswith("workers do not start, 3 times in a row, on each of 2 nodes: OSError: no such disk;")
+    assert message.startswith(
+        "workers do not start, 3 times in a row: OSError: no such disk (likewise, or otherwise, 1 more"
+    )
 
 
 @pytest.mark.ray
@@ -597,6 +682,8 @@ SCENARIOS: dict[str, Callable[..., object]] = {
     for function in (
         lose_nodes_and_workers,
         follow_nodes,
+        leave_nodes_out,
+        share_a_cluster,
         place_on_gpus,
         freeze_a_node,
         run_out_of_memory,

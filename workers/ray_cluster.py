@@ -44,6 +44,7 @@ from ray.exceptions import RayError
 
 JOIN_TIMEOUT_S = 10.0  # for the head to answer, and likewise for this machine's own node
 PROBE_TIMEOUT_S = 0.5  # for a head that has answered before
+LEAVE_TIMEOUT_S = 3.0  # likewise, when this is the last that is asked of it
 WAIT_S = 1.0  # between two looks whether a cluster has cores
 LITTLE_ROOM_BYTES = 16 * 2**20  # on the disk of Ray's logs: with less, that may be why Ray fails
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local session; it holds the dataset's few thousand images
@@ -69,7 +70,8 @@ def token_file() -> Path:
 def temp_dir() -> Path:
     """The folder in which a local session keeps its sockets and logs: RAY_TMPDIR, TMPDIR or the system's."""
     private: Any = ray._common.utils  # noqa: SLF001  there is no public way
-    return Path(private.get_default_system_temp_dir())
+    find = getattr(private, "get_default_system_temp_dir", tempfile.gettempdir)
+    return Path(os.environ.get("RAY_TMPDIR") or find())
 
 
 def no_room() -> str:
@@ -85,13 +87,13 @@ def no_room() -> str:
 
 def disconnect() -> None:
     """Leave the cluster; end a local session. A head that does not answer is not asked: see ``exit_with``."""
-    if not ray.is_initialized() or head_answers(head()):
+    if not ray.is_initialized() or head_answers(head(), LEAVE_TIMEOUT_S):
         ray.shutdown()
 
 
 def exit_with(code: int) -> NoReturn:
     """End this process; at once where Python's own end would wait for a cluster that was lost."""
-    if ray.is_initialized() and not head_answers(head()):
+    if ray.is_initialized() and not head_answers(head(), LEAVE_TIMEOUT_S):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):  # full, or closed
                 stream.flush()
@@ -115,12 +117,10 @@ def without_credentials() -> Iterator[None]:
     names = [name for name in os.environ if name == "NETSIEVE_DB" or name.startswith("PG")]
     taken = {name: os.environ.pop(name) for name in names}
     private: Any = ray._private.utils  # noqa: SLF001  there is no public way
-    entrypoint = private.get_entrypoint_name
-    private.get_entrypoint_name = lambda: "netsieve"
     try:
-        yield
+        with _in_place_of(private, "get_entrypoint_name", lambda: "netsieve"):
+            yield
     finally:
-        private.get_entrypoint_name = entrypoint
         os.environ.update(taken)
 
 
@@ -142,13 +142,13 @@ def _in_their_own_groups() -> Iterator[None]:
     is finished, and Ray ends a driver that has lost its raylet with exit code 1.
     """
     private: Any = ray._private  # noqa: SLF001  there is no public way
-    popen = private.services.ConsolePopen
-    if private.utils.detect_fate_sharing_support():
-        private.services.ConsolePopen = functools.partial(popen, process_group=0)
-    try:
+    popen = getattr(private.services, "ConsolePopen", None)
+    shares_fate = getattr(private.utils, "detect_fate_sharing_support", lambda: False)
+    if popen is None or not shares_fate():
         yield
-    finally:
-        private.services.ConsolePopen = popen
+        return
+    with _in_place_of(private.services, "ConsolePopen", functools.partial(popen, process_group=0)):
+        yield
 
 
 @contextlib.contextmanager
@@ -166,14 +166,16 @@ def _without_idle_servers() -> Iterator[None]:
     ]
     with contextlib.ExitStack() as stack:
         for owner, name, nothing in places:
-            if hasattr(owner, name):  # else this Ray starts it in another way: slower, no worse
-                stack.enter_context(_in_place_of(owner, name, nothing))
+            stack.enter_context(_in_place_of(owner, name, nothing))
         yield
 
 
 @contextlib.contextmanager
 def _in_place_of(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Put something in an attribute's place for a while."""
+    """Put something in an attribute's place for a while; where another Ray has none of that name it does as it does."""
+    if not hasattr(owner, name):
+        yield
+        return
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -240,16 +242,40 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
     said = f"--ray-address {address}"
     host, port = _resolved(address, said)
     at = _written(_require_head(host, port, said), port)
-    code = {"py_modules": [str(package) for package in PACKAGES], "excludes": ["__pycache__/", "/cli/"]}
-    with tempfile.TemporaryFile() as murmur:
+    with tempfile.TemporaryFile() as murmur, tempfile.TemporaryDirectory() as folder:
+        code = {"py_modules": [_copied(package, Path(folder)) for package in PACKAGES]}
+        empty = Path(folder) / "empty"
+        empty.mkdir()
         try:
-            with without_credentials(), _handlers_kept(), _waiting_less(), _stderr_into(murmur.fileno()):
+            with (
+                without_credentials(),
+                _handlers_kept(),
+                _waiting_less(),
+                _stderr_into(murmur.fileno()),
+                _within(empty),
+            ):
                 ray.init(address=at, runtime_env=code, **quiet)
         except (RayError, OSError, RuntimeError, ValueError) as error:
             murmur.seek(0)
             heard = f"{error}\n{error.__context__}\n{murmur.read().decode(errors='replace')}"
             why = _why_not(heard, at) or f"that cluster cannot be joined ({clean_error(error)})"
             raise SettingsError(f"{said}: {why}") from None
+
+
+def _copied(package: Path, folder: Path) -> str:
+    """A package without the command line, which no worker needs."""
+    target = folder / package.name
+    shutil.copytree(package, target, ignore=shutil.ignore_patterns("cli", "__pycache__"))
+    return str(target)
+
+
+@contextlib.contextmanager
+def _within(folder: Path) -> Iterator[None]:
+    """Be in a folder meanwhile: Ray has workers look for modules in the driver's before anything else."""
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(path).absolute())
+    with contextlib.chdir(folder):
+        yield
 
 
 def _why_not(said: str, at: str) -> str | None:
@@ -261,6 +287,8 @@ def _why_not(said: str, at: str) -> str | None:
         )
     if "rpc_code: 12" in said:  # a method that the server does not have
         return f"what listens at {at} is another of Ray's servers, not the head's, whose port is 6379 by default"
+    if "Failed to merge" in said:
+        return "the Ray job that this runs in has py_modules of its own, in its runtime_env: leave them out"
     if "No node info found" in said:
         return (
             "this machine is no node of that cluster, and netsieve joins through one: start it where there is one, or "
@@ -274,7 +302,7 @@ def _resolved(address: str, said: str) -> Address:
     services: Any = ray._private.services  # noqa: SLF001  there is no public way
     try:
         return _read(str(services.canonicalize_bootstrap_address(address)))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (AttributeError, OSError, RuntimeError, ValueError) as error:
         raise SettingsError(f"{said}: no such address, or none that Ray knows of ({clean_error(error)})") from None
 
 
@@ -294,11 +322,12 @@ def _require_head(host: str, port: int, said: str) -> str:
     """
     at = _written(host, port)
     try:
-        number = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
-        if _answers(number, port, JOIN_TIMEOUT_S):
+        if number := _answering(host, port, JOIN_TIMEOUT_S):
             return number
     except TimeoutError:
         raise Stopped(f"{said}: nobody answers at {at} within {JOIN_TIMEOUT_S:g} s; is a Ray head up there?") from None
+    except UnicodeError:
+        raise SettingsError(f"{said}: {host} is no host's name") from None
     except OSError as error:
         raise Stopped(f"{said}: no Ray cluster at {at} ({clean_error(error)}); ray start --head starts one") from None
     raise SettingsError(
@@ -306,17 +335,19 @@ def _require_head(host: str, port: int, said: str) -> str:
     )
 
 
-def _answers(host: str, port: int, timeout_s: float) -> bool:
-    """Whether a gRPC server answers: it begins with a frame of SETTINGS, once it hears HTTP/2. Raises OSError.
+def _answering(host: str, port: int, timeout_s: float) -> str | None:
+    """The number at which a gRPC server answers: it begins with a frame of SETTINGS, once it hears HTTP/2.
 
-    A process that is stopped takes connections all the same, and Ray's own calls then wait for ever.
+    Raises OSError. A process that is stopped takes connections all the same, and Ray's own calls then wait for ever.
+    With TLS whoever takes connections is taken for a head.
     """
     with socket.create_connection((host, port), timeout=timeout_s) as connection:
+        number = str(connection.getpeername()[0])
         if os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
-            return True
+            return number
         connection.sendall(HTTP2)
         frame = connection.recv(9, socket.MSG_WAITALL)
-    return len(frame) == 9 and frame[3] == SETTINGS_FRAME
+    return number if len(frame) == 9 and frame[3] == SETTINGS_FRAME else None
 
 
 @contextlib.contextmanager
@@ -324,12 +355,8 @@ def _waiting_less() -> Iterator[None]:
     """Look for this machine's node for JOIN_TIMEOUT_S, and show a head that refuses three times; Ray: a minute, 20."""
     private: Any = ray._private  # noqa: SLF001  there is no public way
     finder, tries = "get_node_to_connect_for_driver", "NUM_REDIS_GET_RETRIES"
-    with contextlib.ExitStack() as stack:  # what another Ray does not have it does in its own way
-        if find := getattr(private.services, finder, None):
-            sooner = functools.partial(find, timeout_seconds=JOIN_TIMEOUT_S)
-            stack.enter_context(_in_place_of(private.services, finder, sooner))
-        if hasattr(private.ray_constants, tries):
-            stack.enter_context(_in_place_of(private.ray_constants, tries, 3))
+    sooner = functools.partial(getattr(private.services, finder, print), timeout_seconds=JOIN_TIMEOUT_S)
+    with _in_place_of(private.services, finder, sooner), _in_place_of(private.ray_constants, tries, 3):
         yield
 
 
@@ -362,6 +389,11 @@ def versions() -> dict[str, str]:
 def resources() -> dict[str, float]:
     """What the cluster has in all: CPU, GPU, ..."""
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def free() -> dict[str, float]:
+    """What of it nobody uses now."""
+    return dict(ray.available_resources())  # type: ignore[no-untyped-call]
 
 
 def has_cores(available: Mapping[str, float]) -> bool:
@@ -407,9 +439,9 @@ def head() -> Address:
     return _read(ray.get_runtime_context().gcs_address)
 
 
-def head_answers(head: Address) -> bool:
+def head_answers(head: Address, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     """Whether the cluster's head is there, and works; while it does not, Ray's calls may block."""
     try:
-        return _answers(*head, PROBE_TIMEOUT_S)
+        return _answering(*head, timeout_s) is not None
     except OSError:
         return False

@@ -20,8 +20,10 @@ stream's item is lost and its connection is not, the stream is silent until the 
 
 Nodes that come and go. Every worker that is asked for is an actor from the beginning, and one that has no place yet
 waits in Ray, which lets an autoscaler grow. How many are asked for is what ``--workers`` says, or else all that the
-nodes have room for, looked at again and again. The run is told of those that there is room for, of others when they
-are ready (``WorkerReady``), and of those that lose their place (``WorkerGone``).
+nodes have room for, as far as others leave it free, looked at again and again: more would make an autoscaler buy nodes
+for what others do. The run is told of those that there is room for, of others when they are ready (``WorkerReady``),
+and of those that lose their place (``WorkerGone``). A node on which workers do not start, or whose versions are others,
+is left out; the run goes on as long as there is another.
 """
 
 import contextlib
@@ -43,9 +45,18 @@ from workers import ray_cluster as cluster  # before ray: it settles what ray re
 from workers.executors import START_TIMEOUT_S, TrainerFactory, WorkerPlan
 
 import ray  # isort: skip
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError  # isort: skip
+from ray.exceptions import (  # isort: skip
+    ActorDiedError,
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 
 FAILED_STARTS = 3  # in a row on one node, before it is left out: the fault is the node's, not a candidate's
+START_AGAIN_S = 60.0  # after so many on nodes that are not known, while others work
+LONGEST_POLL_S = 5.0  # of a process that was not stopped, or asleep, meanwhile
 LOST_S = 30.0  # without an answer of the cluster's head before the run stops; Ray itself ends the process after 60
 PROBE_S = 2.0  # between two looks whether it answers, and which nodes there are
 DOUBT_S = 1.0  # from a worker's end to the decision who is to blame: does its node live?
@@ -62,11 +73,11 @@ NODE_LABEL = "ray.io/node-id"  # that Ray gives every node
 class Hello:
     """A worker's first reply."""
 
-    versions: dict[str, str]  # of netsieve's code and of torch there
     pid: int
     host: str  # the node's address
     node: str  # Ray's id of it
-    complaint: str | None  # why the trainer could not be prepared, as one line
+    versions: dict[str, str]  # of netsieve's code and of torch there
+    complaint: str | None  # why the trainer could not be prepared, as one line; then versions are empty
 
 
 @dataclass(frozen=True)
@@ -87,14 +98,15 @@ class TrainingActor:
 
     def hello(self) -> Hello:
         """Prepare the trainer, and say who is here; a failure is a value, so that its node is known."""
-        complaint = None
+        complaint, versions = None, dict[str, str]()
         try:
             self._trainer = self._factory.prepare()
+            versions = cluster.versions()
         except Exception as error:  # noqa: BLE001  whatever data and devices raise
             complaint = clean_error(error)
         self._ready_at = time.monotonic()
         host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return Hello(cluster.versions(), os.getpid(), host, ray.get_runtime_context().get_node_id(), complaint)
+        return Hello(os.getpid(), host, ray.get_runtime_context().get_node_id(), versions, complaint)
 
     def train(self, tasks: list[tuple[int, int, str]]) -> Iterator[bytes]:
         """Train a batch of (index, attempt, layers): yields a pickled Item before, between and after them.
@@ -168,12 +180,14 @@ class RayExecutor:
             "enable_task_events": False,
         }
         self._failed_starts: Counter[str] = Counter()  # in a row, by node; "": on a node that is not known
-        self._bad_nodes: list[str] = []  # where nothing is started any more
-        self._complaint = ""  # of the last failed start
+        self._slots: dict[int, _Slot] = {}
+        self._left_out: dict[str, str] = {}  # nodes on which nothing is started any more, and why
+        self._start_at = 0.0  # monotonic; no further worker is started before
         self._doubts: dict[int, _Doubt] = {}
         self._worked_before = WorkerTime()  # by the workers that are no more
         self._stopped: Stopped | None = None  # to be raised by the next poll
-        self._waited_s = 0.0
+        self._waited_s = 0.0  # without any worker
+        self._polled = time.monotonic()
         self._is_ending = False
         self._cannot_kill = False  # the cluster did not answer the last time
         self._probed = time.monotonic()
@@ -182,10 +196,11 @@ class RayExecutor:
             self._head = cluster.head()
             self._trainer = ray.put(trainer)
             self._room = self._count_room(cluster.nodes())
-            self._slots = {number: self._start() for number in range(self._wanted)}
-        self._numbers = itertools.count(self._wanted)
-        # Of which the run knows: it is ready, or there is room for it.
-        self._known = set(range(min(self._wanted, self._room)))
+            free = min(self._room, workers.room(cluster.free()))
+            self._many = workers.workers or max(1, free)  # actors that there are to be
+            self._slots = {number: self._start() for number in range(self._many)}
+        self._numbers = itertools.count(self._many)
+        self._known = set(range(min(self._many, free)))  # to the run: it is ready, or has a place to start
 
     @property
     def workers(self) -> int:
@@ -193,9 +208,8 @@ class RayExecutor:
         return len(self._known)
 
     @property
-    def _wanted(self) -> int:
-        """How many actors there are to be."""
-        return self._plan.workers or max(1, self._room)
+    def _is_anyone_up(self) -> bool:
+        return any(slot.hello is None for slot in self._slots.values())
 
     @property
     def worked(self) -> WorkerTime:
@@ -208,7 +222,7 @@ class RayExecutor:
         return [slot.pid for slot in self._slots.values() if slot.pid]
 
     def _start(self) -> _Slot:
-        elsewhere = {NODE_LABEL: f"!in({','.join(self._bad_nodes)})"} if self._bad_nodes else None
+        elsewhere = {NODE_LABEL: f"!in({','.join(self._left_out)})"} if self._left_out else None
         actor = self._actor_class.options(**self._options, label_selector=elsewhere).remote(self._trainer)
         return _Slot(actor, actor.hello.remote())
 
@@ -239,6 +253,7 @@ class RayExecutor:
         events: list[WorkerEvent] = []
         try:
             with _translated():
+                self._count_waiting()
                 events += self._look_after_the_cluster()
                 events += self._decide()
                 self._drain(0.0 if events else timeout_s, events)
@@ -251,8 +266,6 @@ class RayExecutor:
     def _drain(self, timeout_s: float, events: list[WorkerEvent]) -> None:
         """Hear sources until none has anything, or for DRAIN_S."""
         ready = self._ready(timeout_s, 1)  # Ray returns with the first one only if no more are asked for
-        if not ready:
-            self._wait_for_first(timeout_s)
         deadline = time.monotonic() + DRAIN_S
         while ready:
             for worker, source in ready:
@@ -297,31 +310,31 @@ class RayExecutor:
 
     def _greet(self, worker: int, slot: _Slot) -> list[WorkerEvent]:
         hello: Hello = ray.get(slot.hello, timeout=GET_S)
-        for what, here in cluster.versions().items():
-            there = hello.versions.get(what)
-            if there != here:
-                raise Stopped(
-                    f"a worker on {hello.host} has {what} {there}, the coordinator {here}: results would depend on "
-                    "where they are trained; have the same version on every node, and no other netsieve there"
-                )
-        if hello.complaint is not None:
-            self._count_failed_start(hello.node, hello.complaint)
+        if hello.node in self._left_out:  # it was about to start there
             self.replace(worker)
+            return []
+        if hello.complaint is not None:
+            return self._fail_to_start(worker, hello.node, hello.complaint)
+        if difference := _difference(hello):
+            self._leave_out(hello.node, difference)
+            self.replace(worker)
+            if self._head_answers():
+                self._require_a_node(cluster.nodes())
             return []
         slot.hello, slot.pid, slot.node, slot.told_at = None, hello.pid, hello.node, time.monotonic()
         self._known.add(worker)
         self._failed_starts[""] = self._failed_starts[slot.node] = 0
-        self._waited_s = 0.0
         return [WorkerReady(worker, slot.node)]
 
     # -------------------------------------------------- losing workers
 
     def _lose(self, worker: int, slot: _Slot, error: RayError) -> list[WorkerEvent]:
-        started, cause, reason = slot.hello is None, _cause(error), _reason(error)
+        cause, reason = _cause(error), _reason(error)
+        is_fault = reason or isinstance(error, RuntimeEnvSetupError | ActorUnschedulableError)
+        if slot.hello is not None and is_fault:
+            return self._fail_to_start(worker, "", cause)
         self.replace(worker)
-        if not started:
-            if reason:
-                self._count_failed_start("", cause)
+        if slot.hello is not None:
             return []
         if reason is FailureReason.WORKER_DIED:
             self._doubts[worker] = _Doubt(WorkerLost(worker, reason, cause), slot.node, time.monotonic() + DOUBT_S)
@@ -340,19 +353,36 @@ class RayExecutor:
             doubt.lost if cluster.lives(nodes.get(doubt.node)) else replace(doubt.lost, reason=None) for doubt in due
         ]
 
-    def _count_failed_start(self, node: str, cause: str) -> None:
-        self._complaint = cause
+    def _fail_to_start(self, worker: int, node: str, cause: str) -> list[WorkerEvent]:
+        """Try again: after some times on another node, or, where it is not known on which it was, later."""
         self._failed_starts[node] += 1
+        often = f"workers do not start, {FAILED_STARTS} times in a row: {cause}"
         if self._failed_starts[node] < FAILED_STARTS:
-            return
-        if not node:
+            self.replace(worker)
+        elif node:
+            self._leave_out(node, often)
+            self.replace(worker)
+            if self._head_answers():
+                self._require_a_node(cluster.nodes())
+        elif self._is_anyone_up:
+            self._failed_starts[node] = 0
+            self._start_at = time.monotonic() + START_AGAIN_S
+            self._end(worker)
+            return self._forget(worker)
+        else:
             hint = "; a cluster without token authentication needs RAY_AUTH_MODE=disabled here"
-            hint = hint if os.environ.get("RAY_AUTH_MODE") == "token" else ""
-            raise Stopped(f"workers do not start, {FAILED_STARTS} times in a row: {cause}{cluster.no_room()}{hint}")
-        if node not in self._bad_nodes:
-            self._bad_nodes.append(node)
-        if self._head_answers():
-            self._require_a_node(cluster.nodes())
+            raise Stopped(f"{often}{cluster.no_room()}{hint if os.environ.get('RAY_AUTH_MODE') == 'token' else ''}")
+        return []
+
+    def _forget(self, worker: int) -> list[WorkerEvent]:
+        """The run need not wait for it."""
+        if worker not in self._known:
+            return []
+        self._known.remove(worker)
+        return [WorkerGone(worker)]
+
+    def _leave_out(self, node: str, why: str) -> None:
+        self._left_out.setdefault(node, why)
 
     # -------------------------------------------------- the cluster
 
@@ -376,24 +406,28 @@ class RayExecutor:
         return [] if self._is_ending else self._follow()
 
     def _count_room(self, nodes: Mapping[str, Mapping[str, Any]]) -> int:
-        """For how many workers the nodes have room that are there and are not left out."""
-        good = (node for name, node in nodes.items() if node["Alive"] and name not in self._bad_nodes)
-        return sum(self._plan.room(node["Resources"]) for node in good)
+        """For how many workers the nodes have room that are there and are not left out; those included that are up."""
+        good = (node for name, node in nodes.items() if node["Alive"] and name not in self._left_out)
+        elsewhere = sum(slot.hello is None and slot.node in self._left_out for slot in self._slots.values())
+        return sum(self._plan.room(node["Resources"]) for node in good) + elsewhere
 
     def _follow(self) -> list[WorkerEvent]:
         """Start workers that there is room for now, unless it was said how many; give up what has lost its place."""
-        while len(self._slots) < self._wanted:
+        if self._plan.workers is None:
+            self._many = max(1, min(self._room, self._many))
+            if all(slot.hello is None for slot in self._slots.values()):  # else what is free is about to be ours
+                self._many = max(1, min(self._room, len(self._slots) + self._plan.room(cluster.free())))
+        while len(self._slots) < self._many and time.monotonic() >= self._start_at:
             self._slots[next(self._numbers)] = self._start()
         waiting = [number for number, slot in self._slots.items() if slot.hello is not None]
+        waiting.sort(key=lambda number: number not in self._known)
         soon = max(0, self._room - (len(self._slots) - len(waiting)))
         gone: list[WorkerEvent] = []
         for number in waiting[soon:]:
             if number in self._doubts:  # its loss comes first
                 continue
-            if number in self._known:
-                self._known.remove(number)
-                gone.append(WorkerGone(number))
-            if len(self._slots) > self._wanted:
+            gone += self._forget(number)
+            if len(self._slots) > self._many:
                 self._end(number)
         return gone
 
@@ -406,25 +440,23 @@ class RayExecutor:
         return answers
 
     def _require_a_node(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
-        """Stop if no worker is up, and there is no node for one."""
-        if any(slot.hello is None for slot in self._slots.values()):
+        """Stop if no worker is up, and all nodes that have room for one are left out."""
+        if self._is_anyone_up:
             return
         alive = {name: node for name, node in nodes.items() if node["Alive"]}
         if not alive:
             raise Stopped("the Ray cluster is lost: it has no node any more; netsieve resume goes on, on another one")
         fit = {name for name, node in alive.items() if self._plan.room(node["Resources"])}
-        if self._bad_nodes and fit <= set(self._bad_nodes):
-            where = f", on each of {len(self._bad_nodes)} nodes" if len(self._bad_nodes) > 1 else ""
-            raise Stopped(
-                f"workers do not start, {FAILED_STARTS} times in a row{where}: {self._complaint}; "
-                "netsieve resume goes on when that is mended"
-            )
+        if fit and fit <= self._left_out.keys():
+            why = [why for node, why in self._left_out.items() if node in fit]
+            where = f" (likewise, or otherwise, {len(why) - 1} more nodes)" if len(why) > 1 else ""
+            raise Stopped(f"{why[-1]}{where}; netsieve resume goes on when that is mended")
 
-    def _wait_for_first(self, waited_s: float) -> None:
-        """Give up if no worker came up for too long."""
-        if any(slot.hello is None for slot in self._slots.values()):
-            return
-        self._waited_s += waited_s
+    def _count_waiting(self) -> None:
+        """Give up if there was no worker for too long, the time in which this process stood still not counted."""
+        now, before = time.monotonic(), self._polled
+        self._polled = now
+        self._waited_s = 0.0 if self._is_anyone_up else self._waited_s + min(now - before, LONGEST_POLL_S)
         if self._waited_s >= self._start_timeout_s:
             raise Stopped(
                 f"no worker for --worker-timeout {self._start_timeout_s:g} s: there is room for {self._room}, of "
@@ -433,9 +465,7 @@ class RayExecutor:
 
     def avoid(self, node: str, why: str) -> None:
         """Start no more workers on a node, as long as there is another."""
-        self._complaint = why
-        if node not in self._bad_nodes:
-            self._bad_nodes.append(node)
+        self._leave_out(node, why)
 
     # -------------------------------------------------- ending workers
 
@@ -448,7 +478,9 @@ class RayExecutor:
     def release(self, worker: int) -> None:
         """Kill an actor; the run begins to end, so that no other is started for it."""
         self._is_ending = True
-        self._end(worker)
+        waiting = [number for number, slot in self._slots.items() if slot.hello is not None]
+        for number in {worker, *waiting} - (self._known - {worker}):  # the run releases those that it knows
+            self._end(number)
         self._known.discard(worker)
 
     def _end(self, worker: int) -> None:
@@ -486,6 +518,18 @@ def _translated() -> Iterator[None]:
         yield
     except cluster.RAY_FAILS as error:
         raise Stopped(f"the Ray cluster fails ({clean_error(error)}); netsieve resume goes on") from None
+
+
+def _difference(hello: Hello) -> str | None:
+    """What a worker has of another version, if anything."""
+    for what, here in cluster.versions().items():
+        there = hello.versions.get(what)
+        if there != here:
+            return (
+                f"a worker on {hello.host} has {what} {there}, the coordinator {here}, and results would depend on "
+                "where they are trained: have the same version on every node, and no other netsieve there"
+            )
+    return None
 
 
 def _reason(error: RayError) -> FailureReason | None:

@@ -197,7 +197,7 @@ def _require_consistent(options: Options) -> None:
     if options.census_all and "candidates" in options.typed:
         raise SettingsError(f"--census-all --candidates {options.candidates}: all are searched; drop one")
     share = options.gpus_per_worker
-    if share is not None and not (0 < share <= 1 or (share > 1 and share.is_integer())):
+    if share is not None and not (0.0001 <= share <= 1 or (share > 1 and share.is_integer())):  # Ray counts as finely
         raise SettingsError(f"--gpus-per-worker {share:g}: must be a share above 0 and up to 1, or a whole number")
     if options.workers == 0 and share is not None:
         raise SettingsError(f"--workers 0 --gpus-per-worker {share:g}: 0 workers train without Ray; drop one")
@@ -240,9 +240,10 @@ def _beside(options: Options) -> "Beside":
 def _require_address(address: str) -> None:
     """Raise SettingsError for what cannot be a cluster's head: Ray would look for it for minutes."""
     host, _, port = address.rpartition(":")
-    if address != "auto" and not ("://" not in address and host and port.isdigit()):
+    is_port = port.isdecimal() and 0 < int(port) < 65536
+    if address != "auto" and not ("://" not in address and host and is_port):
         raise SettingsError(
-            f"--ray-address {address}: must be HOST:PORT of a cluster's head, whose port is 6379 by default, or auto; "
+            f"--ray-address {address}, or RAY_ADDRESS: must be HOST:PORT of a Ray head, 6379 by default, or auto; "
             "netsieve joins as a driver, not through Ray Client or the Jobs API"
         )
 
@@ -437,6 +438,8 @@ def _start_workers(
         asked = settings.device or None, options.workers, options.gpus_per_worker
         workers = plan(available, *asked, may_grow=not is_ours)
         device = workers.device
+        if not is_ours and not settings.device:
+            tell(f"the search trains on {'GPUs' if device == 'cuda' else 'CPUs'}, as this cluster has now")
         executor = RayExecutor(trainer(device), workers, timeout_s)
         _tell_of_missing(executor.workers, workers)
     stack.callback(executor.close)

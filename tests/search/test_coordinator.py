@@ -757,3 +757,10 @@ def test_while_a_run_ends_nobody_new_is_taken_in() -> None:
     assert machine.step(WorkerReady(1), 1.0) == []
     assert machine.step(WorkerReady(2), 1.0) == []
     assert only(End, machine.step(Finished(0, 1, completed()), 2.0))
+
+
+def test_nothing_is_claimed_without_a_worker() -> None:
+    """On a cluster whose cores another coordinator has, which would wait for what this one holds."""
+    machine = Coordinator(range(0), LIMITS)
+    assert machine.step(Tick(), 0.0) == []
+    assert only(Claim, machine.step(WorkerReady(0), 1.0))

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 import psutil
 import pytest
 from ray import cloudpickle
+from ray.exceptions import RuntimeEnvSetupError
 
 from search.candidates import FailureReason, Outcome
 from search.errors import SettingsError, Stopped
-from search.messages import Finished, Started, Task, WorkerEvent, WorkerLost, WorkerReady
+from search.messages import Finished, Started, Task, WorkerEvent, WorkerGone, WorkerLost, WorkerReady
 from search.run import Executor
 from workers import ray_cluster, ray_executor
 from workers.executors import InProcessExecutor, TrainerFactory, WorkerPlan, plan
-from workers.ray_executor import RayExecutor
+from workers.ray_executor import FAILED_STARTS, RayExecutor
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test
 
@@ -323,8 +324,8 @@ def test_a_ray_without_our_private_names_starts_as_it_would(monkeypatch: pytest.
 def test_workers_train_side_by_side(ray_workers: Callable[..., RayExecutor]) -> None:
     """Two workers are two processes, and both have started before either ends."""
     executor = ray_workers(2)
-    assert executor.workers == 2
     assert set(hear_many(executor, 2)) == {WorkerReady(0), WorkerReady(1)}
+    assert executor.workers == 2
     assert len({*executor.pids, os.getpid()}) == 3
     executor.submit(0, tasks(1, "hang"))
     executor.submit(1, tasks(2, "hang"))
@@ -502,13 +503,29 @@ def test_three_failed_starts_stop_the_run(ray_workers: Callable[..., RayExecutor
 
 
 @pytest.mark.ray
+def test_starts_that_fail_somewhere_do_not_stop_those_who_work(ray_workers: Callable[..., RayExecutor]) -> None:
+    """Where it is not known on which node, as with an environment that cannot be made, it is tried again later."""
+    executor = ray_workers(2)
+    hear_many(executor, 2)
+    executor.replace(1)
+    full = RuntimeEnvSetupError("no space left on device")
+    heard = [event for _ in range(FAILED_STARTS) for event in executor._lose(1, executor._slots[1], full)]
+    assert heard == [WorkerGone(1)]
+    assert executor._follow() == []
+    assert list(executor._slots) == [0]
+    executor._start_at = 0.0
+    assert executor._follow() == []
+    assert hear_many(executor, 1) == [WorkerReady(2)]
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize("what", ["netsieve", "torch"])
 def test_another_version_on_a_node_stops_the_run(
     ray_workers: Callable[..., RayExecutor], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Coordinator and workers have the same version, or the results are not comparable."""
     monkeypatch.setattr(ray_cluster, "versions", lambda: {what: "0.0.1"})
-    with pytest.raises(Stopped, match=rf"a worker on \S+ has {what} .*, the coordinator 0\.0\.1: .*the same version"):
+    with pytest.raises(Stopped, match=rf"a worker on \S+ has {what} .*, the coordinator 0\.0\.1, .*the same version"):
         hear(ray_workers(), lambda _: False)
 
 
@@ -528,6 +545,7 @@ def test_waiting_ends_with_a_worker(ray_workers: Callable[..., RayExecutor]) -> 
     executor = ray_workers()
     while not executor.poll(0.01):
         pass
+    executor.poll(0.01)
     assert executor._waited_s == 0.0
 
 

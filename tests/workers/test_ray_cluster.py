@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ JOINED = "--ray-address 127.0.0.1:6379"
 def head(monkeypatch: pytest.MonkeyPatch) -> None:
     """A head that answers, at the address that is asked for."""
     monkeypatch.setattr(ray_cluster, "_resolved", lambda *_: ("127.0.0.1", 6379))
-    monkeypatch.setattr(ray_cluster, "_answers", lambda *_: True)
+    monkeypatch.setattr(ray_cluster, "_answering", lambda *_: "127.0.0.1")
 
 
 @pytest.fixture
@@ -45,6 +46,12 @@ def listener() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
 
 
 # ------------------------------------------------------------------ addresses
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    """Whatever Python makes of it."""
+    with pytest.raises(SettingsError, match=r"--ray-address a\.\.b:6379: a\.\.b is no host's name"):
+        ray_cluster.connect("a..b:6379", None)
 
 
 def test_where_nothing_listens_the_run_stops_at_once() -> None:
@@ -100,6 +107,7 @@ def test_another_server_is_no_head(
             RuntimeError("No node info found matching"),
             r"no node of .* ray start --address=127\.0\.0\.1:6379 --num-cpus=0 here",
         ),
+        (ValueError("Failed to merge the Job's runtime env"), r"has py_modules of its own"),
         (RuntimeError("rpc_code: 12"), r"what listens at 127\.0\.0\.1:6379 is another of Ray's servers"),
         (ConnectionError("gone"), r"that cluster cannot be joined \(ConnectionError: gone\)$"),
         (TimeoutError("late"), r"that cluster cannot be joined"),
@@ -185,15 +193,26 @@ def test_a_head_that_goes_meanwhile_is_not_asked(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_two_packages_are_brought_and_nothing_else(monkeypatch: pytest.MonkeyPatch, head: None) -> None:
-    """Not the current folder, which may hold data and secrets."""
+    """Not the current folder, which may hold data and secrets, and in which workers would look for modules first."""
     asked: dict[str, object] = {}
-    monkeypatch.setattr(ray_cluster.ray, "init", lambda **options: asked.update(options))
+    before = Path.cwd()
+
+    def init(**options: Any) -> None:
+        packages = map(Path, options["runtime_env"]["py_modules"])
+        files = [f"{package.name}/{path.relative_to(package)}" for package in packages for path in package.rglob("*")]
+        asked.update(options, files=sorted(files), folder=Path.cwd())
+
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
     ray_cluster.connect("127.0.0.1:6379", None)
     code = asked["runtime_env"]
     assert isinstance(code, dict)
-    assert code.keys() == {"py_modules", "excludes"}
+    assert code.keys() == {"py_modules"}
     assert [Path(package).name for package in code["py_modules"]] == ["search", "workers"]
-    assert not {"working_dir", "env_vars"} & asked.keys()
+    assert asked["files"] == sorted(
+        f"{package.name}/{file.name}" for package in ray_cluster.PACKAGES for file in package.glob("*.py")
+    )
+    assert asked["folder"] not in {before, Path.cwd()}
+    assert Path.cwd() == before
 
 
 def test_the_code_is_known_by_its_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ BAD_OPTIONS: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
     (("--ray-address", "auto"), ("--workers 0", "--ray-address auto", "drop one")),
     (("--workers", "2", "--ray-address", "head"), ("--ray-address head", "HOST:PORT", "6379")),
     (("--workers", "2", "--ray-address", "head:"), ("--ray-address head:", "HOST:PORT")),
+    (("--workers", "2", "--ray-address", "head:99999"), ("--ray-address head:99999", "HOST:PORT")),
+    (("--workers", 2, "--gpus-per-worker", 0.00001), ("--gpus-per-worker 1e-05", "a share above 0 and up to 1")),
     (("--workers", "2", "--ray-address", "local"), ("--ray-address local", "HOST:PORT")),
     (
         ("--workers", "2", "--ray-address", "ray://head:10001"),
