@@ -475,7 +475,7 @@ class Job:
 
     def finish(self, process: "subprocess.Popen[bytes]") -> int:
         """Its exit code; SLURM ends what is left of a job."""
-        code = process.wait(timeout=60)
+        code = process.wait(timeout=200)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         return code

@@ -370,8 +370,9 @@ class RayExecutor:
             self._end(worker)
             return self._forget(worker)
         else:
-            hint = "; a cluster without token authentication needs RAY_AUTH_MODE=disabled here"
-            raise Stopped(f"{often}{cluster.no_room()}{hint if os.environ.get('RAY_AUTH_MODE') == 'token' else ''}")
+            is_token = os.environ.get("RAY_AUTH_MODE") == "token" and "cancelled before it started" in cause
+            hint = "; a cluster without token authentication needs RAY_AUTH_MODE=disabled here" if is_token else ""
+            raise Stopped(f"{often}{cluster.no_room()}{hint}")
         return []
 
     def _forget(self, worker: int) -> list[WorkerEvent]:

@@ -440,6 +440,8 @@ def _start_workers(
         device = workers.device
         if not is_ours and not settings.device:
             tell(f"the search trains on {'GPUs' if device == 'cuda' else 'CPUs'}, as this cluster has now")
+        if device == "cuda" and not available.get("GPU"):
+            tell("no node of the Ray cluster has a GPU yet: waiting for one; --device cpu trains on CPU cores")
         executor = RayExecutor(trainer(device), workers, timeout_s)
         _tell_of_missing(executor.workers, workers)
     stack.callback(executor.close)

@@ -118,7 +118,8 @@ _WORK = [  # where it is recorded, and who works on it
     click.option("--gpus-per-worker", type=float, help="A share of a GPU, or whole GPUs.  [default: 1]"),
     click.option(
         "--ray-address", envvar="RAY_ADDRESS",
-        help="HOST:PORT of a running Ray cluster that this machine is a node of; default: a local session.",
+        help="HOST:PORT of a running Ray cluster that this machine is a node of, also RAY_ADDRESS; "
+        "default: a local session.",
     ),
     click.option(
         "--worker-timeout", type=Duration(),
