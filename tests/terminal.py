@@ -18,6 +18,7 @@ class Terminal:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         self.frames: list[str] = []  # the screen's text after each piece of output
+        self.process: subprocess.Popen[bytes]  # the command, once it runs
 
     @property
     def text(self) -> str:
@@ -35,6 +36,7 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
         settings = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(environment or {})}
         with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=settings) as process:
+            self.process = process
             os.close(slave)
             while output := self._read(master):
                 self._stream.feed(output)

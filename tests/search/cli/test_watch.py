@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console, Group
@@ -137,8 +136,7 @@ def test_a_stopped_search_is_waited_for_until_a_signal(number: signal.Signals, c
     def end() -> None:
         while sum("go on with" in frame for frame in terminal.frames) < 3:
             time.sleep(0.05)
-        (process,) = (child for child in psutil.Process().children() if "watch" in child.cmdline())
-        process.send_signal(number)
+        terminal.process.send_signal(number)
 
     thread = threading.Thread(target=end, daemon=True)
     thread.start()
