@@ -216,7 +216,7 @@ class Progress:
     counts: Counts
     best: Best | None
     training: int  # candidates
-    workers: int
+    workers: int | None  # None: not known
     elapsed_s: float
     ended: int  # candidates that ended in this run
     stopping: str | None  # why the run is about to end

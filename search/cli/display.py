@@ -146,7 +146,7 @@ def outage(away: Away) -> str:
 
 def pace(progress: Progress) -> str:
     """Candidates a minute, the time left, and how busy the workers are."""
-    if not progress.workers and not progress.stopping:  # of a cluster that has no room for one now
+    if progress.workers == 0 and not progress.stopping:  # of a cluster that has no room for one now
         return "waiting for a worker"
     if not progress.ended or not progress.elapsed_s:
         workers = f"{progress.workers} {'worker' if progress.workers == 1 else 'workers'}"

@@ -138,7 +138,7 @@ def progress_of(view: View, rate: Rate) -> Progress:
         counts=view.standing.counts,
         best=best[0] if best else None,
         training=in_flight(view),
-        workers=0,
+        workers=None,
         elapsed_s=rate.span_s,
         ended=rate.ended,
         stopping=None,
