@@ -172,7 +172,7 @@ def test_a_worker_is_a_gpu(cli: Cli, monkeypatch: pytest.MonkeyPatch, options: t
     run = ("run", "gpu", *RUN[:2], "--candidates", 100, "--dry-run")
     assert hours in said(cli(*run, *options))["time"]
     refused = cli(*run, "--device", "cuda", "--workers", 4)
-    assert (refused.exit_code, "--workers 4: there is room for 2, of 1 GPU and a CPU core each" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "--workers 4: there is room for 2, of 1 GPU" in refused.stderr) == (2, True)
 
 
 def test_what_cannot_be_told_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
