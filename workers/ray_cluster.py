@@ -273,7 +273,7 @@ def _copied(package: Path, folder: Path) -> str:
 def _within(folder: Path) -> Iterator[None]:
     """Be in a folder meanwhile: Ray has workers look for modules in the driver's before anything else."""
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(path).absolute())
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(path).expanduser().absolute())
     with contextlib.chdir(folder):
         yield
 

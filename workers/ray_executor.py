@@ -189,7 +189,7 @@ class RayExecutor:
         self._waited_s = 0.0  # without any worker
         self._polled = time.monotonic()
         self._is_ending = False
-        self._cannot_kill = False  # the cluster did not answer the last time
+        self._is_slow_to_kill = False  # as it was the last time
         self._probed = time.monotonic()
         self._silent_since: float | None = None  # the cluster's head
         with _translated():
@@ -494,14 +494,13 @@ class RayExecutor:
     def _kill(self, actor: Any) -> None:
         """End an actor's process at once: graceful ends can hang, and can leave a GPU's memory held (ray#59872).
 
-        By a thread, for of a cluster that goes down meanwhile the call may never come back; then the others go with it.
+        By a thread, for of a cluster that goes down meanwhile the call may never come back. After one that did not in
+        time the next is not waited for, but asked for: a cluster may only have been slow.
         """
-        if self._cannot_kill:
-            return
         thread = threading.Thread(target=_kill, args=(actor,), name="kill", daemon=True)
         thread.start()
-        thread.join(KILL_S)
-        self._cannot_kill = thread.is_alive()
+        thread.join(0.0 if self._is_slow_to_kill else KILL_S)
+        self._is_slow_to_kill = thread.is_alive()
 
     def close(self) -> None:
         """Kill what is left."""
