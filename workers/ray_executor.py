@@ -316,7 +316,7 @@ class RayExecutor:
         if hello.complaint is not None:
             return self._fail_to_start(worker, hello.node, hello.complaint)
         if difference := _difference(hello):
-            self._leave_out(hello.node, difference)
+            self.avoid(hello.node, difference)
             self.replace(worker)
             if self._head_answers():
                 self._require_a_node(cluster.nodes())
@@ -360,7 +360,7 @@ class RayExecutor:
         if self._failed_starts[node] < FAILED_STARTS:
             self.replace(worker)
         elif node:
-            self._leave_out(node, often)
+            self.avoid(node, often)
             self.replace(worker)
             if self._head_answers():
                 self._require_a_node(cluster.nodes())
@@ -381,9 +381,6 @@ class RayExecutor:
             return []
         self._known.remove(worker)
         return [WorkerGone(worker)]
-
-    def _leave_out(self, node: str, why: str) -> None:
-        self._left_out.setdefault(node, why)
 
     # -------------------------------------------------- the cluster
 
@@ -466,7 +463,7 @@ class RayExecutor:
 
     def avoid(self, node: str, why: str) -> None:
         """Start no more workers on a node, as long as there is another."""
-        self._leave_out(node, why)
+        self._left_out.setdefault(node, why)
 
     # -------------------------------------------------- ending workers
 
