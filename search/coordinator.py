@@ -37,6 +37,7 @@ from search.messages import (
     End,
     Event,
     Finished,
+    GiveBack,
     LeasesLost,
     Record,
     RecordAttempt,
@@ -280,7 +281,8 @@ class Coordinator:
                 self._completed, self._best_accuracy = event.completed, event.best_accuracy
                 # The search was extended meanwhile, or failed candidates of it were opened again.
                 is_more = event.left_to_draw or event.open > self._held.total()
-                self._exhausted = self._exhausted and not is_more
+                is_done = not event.left_to_draw and not event.open  # others may have done it
+                self._exhausted = is_done or (self._exhausted and not is_more)
                 self._ending = self._ending and not event.left_to_draw
                 self._check_limits(now)
             case StopAsked():
@@ -535,6 +537,8 @@ class Coordinator:
 
     def _dispatch(self, now: float) -> list[Command]:
         """Idle workers first, then those that have one batch; then ask for more."""
+        if self._held and not self._workers:
+            return [self._give_all_back()]
         busy = sum(map(len, self._ready[1:]))
         if busy == 1 and self._is_isolated(next(chain(*self._ready[1:]))):
             return []
@@ -546,6 +550,14 @@ class Coordinator:
         if self._isolated and (self._none_came or self._exhausted):
             return [self._submit(number, [self._isolated.popleft()]) for number in islice(self._ready[0], 1)]
         return [End(None)] if self._exhausted else self._claim(now)
+
+    def _give_all_back(self) -> GiveBack:
+        """Without a worker, or one that starts, others are to have what is held here: who knows for how long."""
+        leases = frozenset(self._held)
+        self._held.clear()
+        self._pool, self._isolated = _Pool(), deque()
+        self._exhausted = self._ending = False
+        return GiveBack(leases)
 
     def _is_isolated(self, number: int) -> bool:
         return self._workers[number].batches[0].tasks[0].isolated

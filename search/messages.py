@@ -213,6 +213,13 @@ class Record:
 
 
 @dataclass(frozen=True)
+class GiveBack:
+    """Let others have what is held under these leases, all of it: nothing of it is in flight."""
+
+    leases: frozenset[int]
+
+
+@dataclass(frozen=True)
 class End:
     """The run is over. ``why`` is None when the search is finished."""
 
@@ -220,4 +227,4 @@ class End:
     is_fault: bool = False  # circumstances ended it
 
 
-Command = Claim | Submit | Replace | Release | Avoid | RecordStart | RecordAttempt | Record | End
+Command = Claim | Submit | Replace | Release | Avoid | RecordStart | RecordAttempt | Record | GiveBack | End

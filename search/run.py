@@ -22,6 +22,7 @@ from search.messages import (
     Command,
     End,
     Event,
+    GiveBack,
     LeasesLost,
     Record,
     RecordAttempt,
@@ -145,11 +146,12 @@ class News:
     started: list[Task] = field(default_factory=list)
     attempts: list[tuple[Task, AttemptEnding, str]] = field(default_factory=list)  # ended; the candidate stays open
     outcomes: list[tuple[Task, Outcome]] = field(default_factory=list)  # ended, with its candidate
+    given_back: set[int] = field(default_factory=set)  # leases, once all the rest is recorded
     worked: WorkerTime = WorkerTime()  # what this coordinator's workers have done so far, over all of its run
 
     def __bool__(self) -> bool:
         """Whether there is something to record; ``worked`` alone is none, it goes with whatever is written next."""
-        return bool(self.dispatched or self.started or self.attempts or self.outcomes)
+        return bool(self.dispatched or self.started or self.attempts or self.outcomes or self.given_back)
 
     @property
     def tasks(self) -> list[Task]:
@@ -304,7 +306,7 @@ class Run:
         self._answers: list[Event] = []  # to the machine, for the next turn
         self._news = News()
         self._submits: list[Submit] = []  # until their attempts are recorded
-        self._is_urgent = False  # there is news of an isolated task
+        self._is_urgent = False  # there is news that nothing may come before
         self._wanted = 0  # candidates that the machine asked for, and did not get yet
         self._replaced: set[int] = set()  # workers, in this turn
         self._writing = Outage(limits.db_outage_limit_s, jitter)
@@ -377,6 +379,16 @@ class Run:
             case Submit(_, tasks):
                 self._submits.append(command)
                 self._news.dispatched += tasks
+            case Replace() | Release() | Avoid():
+                self._manage(command)
+            case End():
+                self._end = command
+            case _:
+                self._note(command)
+
+    def _manage(self, command: Replace | Release | Avoid) -> None:
+        """Have the executor do it."""
+        match command:
             case Replace(worker):
                 self._unqueue(worker)
                 self._replaced.add(worker)
@@ -386,6 +398,10 @@ class Run:
                 self._executor.release(worker)
             case Avoid(node, why):
                 self._executor.avoid(node, why)
+
+    def _note(self, command: RecordStart | RecordAttempt | Record | GiveBack) -> None:
+        """For the next write."""
+        match command:
             case RecordStart(task):
                 self._news.started.append(task)
                 self._is_urgent = self._is_urgent or task.isolated
@@ -395,8 +411,9 @@ class Run:
                 self._news.outcomes.append((task, outcome))
                 self._is_urgent = self._is_urgent or task.isolated
                 self._ended += 1
-            case End():
-                self._end = command
+            case GiveBack(leases):
+                self._news.given_back |= leases
+                self._is_urgent = True  # a claim before it would be answered with what is given back
 
     def _unqueue(self, worker: int) -> None:
         """What waited for a worker that is no more is not given to its successor: the machine has it back."""

@@ -245,6 +245,8 @@ class SqlStore:
             self._record_dispatches(connection, dispatched, now)
             if outcomes:
                 connection.execute(lease.delete().where(mine, ~_holds_something()))
+            if news.given_back:
+                connection.execute(lease.delete().where(mine, lease.c.epoch.in_(news.given_back)))
             counts = queries.counts(connection, self._search_id)
             best = queries.best(connection, self._search_id)
             lost = frozenset(task.lease for task in news.tasks) - held

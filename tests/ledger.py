@@ -183,6 +183,8 @@ class ModelStore:
             for epoch in held:
                 if not ledger.open_in(ledger.leases[epoch].first, ledger.leases[epoch].stop):
                     del ledger.leases[epoch]
+        for epoch in news.given_back & held & ledger.leases.keys():
+            del ledger.leases[epoch]
         return Reply(self.counts(), self.best(), frozenset(task.lease for task in news.tasks) - held, stop_asked=False)
 
     def _start(self, task: Task, held: Collection[int]) -> None:

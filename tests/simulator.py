@@ -322,6 +322,7 @@ class World:
         self.away_until = 0.0
         self.blamed: Counter[int] = Counter()  # by candidate: workers that were lost or replaced under it
         self.hosts: list[Host] = []
+        self.reopened: set[int] = set()
         self.terminal: dict[int, tuple[Status, object]] = {}
         self.repeated = 0  # trainings that began although their outcome was recorded
         self.lapsed = False  # whether a coordinator was slow to hear that others have its candidates
@@ -372,6 +373,7 @@ class World:
             if end is not None:
                 host.run.finish()
             self._require_filed(host)
+            self._require_given_back(host)
         except HostDown:
             self.trace(f"{now:8.2f}  host down")
             self._kill(host)
@@ -392,6 +394,7 @@ class World:
         """Let something happen to the search or to a coordinator; whether that one does not move."""
         if self.strikes("retry"):
             for index in self.ledger.reopen(CHARGED):
+                self.reopened.add(index)
                 self.blamed[index] = 0
                 del self.terminal[index]
         if self.strikes("crash"):
@@ -416,6 +419,17 @@ class World:
         machine = host.run._machine
         waits = [number for number, w in machine._workers.items() if w.batches and not w.batches[0].submitted]
         assert sorted(machine._unfed) == sorted(waits)
+
+    def _require_given_back(self, host: Host) -> None:
+        """A coordinator without a worker holds nothing, once the database has heard so.
+
+        But what is opened again under a lease of which it believes that all has ended: it asks when it has a worker.
+        """
+        run = host.run
+        if not (run._machine._workers or run._news or run._answers or run._wanted):
+            held = [lease for lease in self.ledger.leases.values() if lease.owner == host.store.owner]
+            is_known = [self.reopened.isdisjoint(range(lease.first, lease.stop)) for lease in held]
+            assert not any(is_known), f"{held} without a worker"
 
     def _require_unchanged(self) -> None:
         """What was recorded stays as it was recorded."""

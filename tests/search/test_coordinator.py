@@ -17,6 +17,7 @@ from search.messages import (
     Command,
     End,
     Finished,
+    GiveBack,
     LeasesLost,
     Record,
     RecordAttempt,
@@ -739,14 +740,35 @@ def test_a_worker_that_went_is_not_waited_for() -> None:
     assert only(Submit, machine.step(WorkerReady(1), 2.0)) == []
 
 
-def test_with_no_worker_left_candidates_are_kept_until_one_comes() -> None:
-    """It need not be one that was there before."""
-    machine = machine_with(tasks(1))
+def test_with_no_worker_left_candidates_are_given_back_until_one_comes() -> None:
+    """Others may have workers. It need not be one that was there before."""
+    machine = machine_with((replace(tasks(1)[0], lease=3), replace(tasks(2)[0], lease=4)))
     machine.step(Started(0, 1), 0.0)
     assert only(RecordAttempt, machine.step(WorkerLost(0, None, "its node went"), 1.0))
-    assert only(End, machine.step(WorkerGone(0), 1.0)) == []
-    assert only(End, machine.step(Tick(), 2.0)) == []
-    assert [submit.tasks[0].index for submit in only(Submit, machine.step(WorkerReady(5), 3.0))] == [1]
+    assert machine.step(WorkerGone(0), 1.0) == [GiveBack(frozenset({3, 4}))]
+    assert machine.leases == set()
+    assert machine.step(Tick(), 2.0) == []
+    assert only(Claim, machine.step(WorkerReady(5), 3.0))
+    again = machine.step(Claimed((replace(tasks(1)[0], lease=5),)), 3.0)
+    assert [submit.tasks[0].index for submit in only(Submit, again)] == [1]
+
+
+def test_what_was_claimed_for_a_worker_that_went_meanwhile_is_given_back() -> None:
+    """The answer may come late."""
+    machine = Coordinator(range(1), LIMITS)
+    assert only(Claim, machine.step(WorkerReady(0), 0.0))
+    machine.step(WorkerLost(0, None, "its node went"), 1.0)
+    assert machine.step(WorkerGone(0), 1.0) == []
+    late = Claimed((replace(tasks(1)[0], lease=2),), left_to_draw=True)
+    assert machine.step(late, 2.0) == [GiveBack(frozenset({2}))]
+
+
+@pytest.mark.parametrize(("left", "still_open"), [(True, 0), (False, 1)])
+def test_a_run_without_a_worker_ends_when_others_have_done_all(left: bool, still_open: int) -> None:
+    """And not before."""
+    machine = Coordinator(range(0), LIMITS)
+    assert machine.step(Recorded(5, 0.5, open=still_open, left_to_draw=left), 1.0) == []
+    assert machine.step(Recorded(6, 0.5, open=0, left_to_draw=False), 2.0) == [End(None)]
 
 
 def test_while_a_run_ends_nobody_new_is_taken_in() -> None:

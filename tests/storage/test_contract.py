@@ -129,6 +129,13 @@ class Coordinator:
         self.last = news
         return news
 
+    def give_back(self, chance: random.Random, space: Space) -> None:
+        """Record, and hold only what is in flight after that."""
+        news = self.news(chance, space)
+        news.given_back |= {task.lease for task in self.waiting} - {task.lease for task in self.in_flight}
+        self.record(news)
+        self.waiting = [task for task in self.waiting if task.lease not in news.given_back]
+
     def record(self, news: News) -> None:
         lost = self.all("record", news).lost  # type: ignore[attr-defined]
         self.waiting = [task for task in self.waiting if task.lease not in lost]
@@ -161,7 +168,7 @@ def test_every_store_answers_like_the_model(seed: int, engines: tuple[Engine, ..
 
 def work(one: Coordinator, chance: random.Random, space: Space) -> None:
     """What a coordinator does."""
-    match chance.randrange(12):
+    match chance.randrange(13):
         case 0 | 1:
             one.all("extend", chance.choice([1, 7, 30]), space.judge)
         case 2 | 3 | 4:
@@ -173,6 +180,8 @@ def work(one: Coordinator, chance: random.Random, space: Space) -> None:
             one.all("renew")
         case 7:
             one.record(one.last)
+        case 8:
+            one.give_back(chance, space)
         case _:
             one.record(one.news(chance, space))
 

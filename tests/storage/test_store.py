@@ -410,6 +410,22 @@ def test_a_claim_whose_answer_was_lost_is_given_again(store: SqlStore) -> None:
     assert not set(store.claim(5, held={1}).tasks) & set(lost.tasks)
 
 
+def test_what_is_given_back_is_there_for_others(engine: Engine, store: SqlStore) -> None:
+    """At once, with its history; what came with it counts, and the same once more changes nothing."""
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    (first, second, _) = store.claim(3, held=()).tasks
+    store.record(News(dispatched=[begun(first), begun(second)], started=[begun(first), begun(second)]))
+    lost = (begun(second), Interruption.WORKER_UNAVAILABLE, "its node went")
+    news = News(outcomes=[(begun(first), COMPLETED)], attempts=[lost], given_back={first.lease})
+    for _ in range(2):
+        store.record(news)
+        assert store.counts().completed == 1
+    (taken, other) = joined(engine).claim(3, held=()).tasks
+    assert [(t.lease, t.losses, t.begun) for t in (taken, other)] == [(2, 1, 1), (2, 0, 0)]
+    assert store.record(News(given_back={taken.lease})).lost == frozenset()
+    assert not joined(engine).claim(3, held=()).tasks  # nobody gives back what another holds
+
+
 def test_a_lease_that_expired_is_taken_over_and_its_old_owner_changes_nothing(engine: Engine, store: SqlStore) -> None:
     """Fencing: what a paused coordinator writes late does not count, and it learns so."""
     store.extend(3, judged(*VALID))  # type: ignore[arg-type]
