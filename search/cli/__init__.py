@@ -40,7 +40,10 @@ def _file_of(error: click.UsageError) -> str:
 
 
 class OneLineErrors(click.Group):
-    """A group whose errors are one line on stderr: what, where, and the next step; never a traceback."""
+    """A group whose errors are one line on stderr: what, where, and the next step; never a traceback.
+
+    A run that was stopped adds the command that goes on.
+    """
 
     def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command and exit with its code."""
@@ -55,7 +58,7 @@ class OneLineErrors(click.Group):
         except click.ClickException as error:
             code = _complain(error.format_message(), error.exit_code)
         except NetsieveError as error:
-            code = _complain(str(error), error.exit_code)
+            code = _complain(str(error), error.exit_code, *getattr(error, "__notes__", ()))
         except (click.Abort, KeyboardInterrupt):
             code = _complain("interrupted", 130)
         except OSError as error:  # stdout is full or broken; netsieve's own files have their own errors
@@ -90,10 +93,10 @@ def _drop_what_nobody_reads() -> None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
 
 
-def _complain(message: str, code: int) -> int:
-    """Print one line that any terminal can take: what was typed may hold control characters."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
-    tell(f"Error: {line}")
+def _complain(message: str, code: int, *notes: str) -> int:
+    """Print one line, and one for each note, that any terminal can take: what was typed may hold control characters."""
+    for line in (f"Error: {' '.join(message.split())}", *notes):
+        tell("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
     return code
 
 

@@ -539,6 +539,8 @@ def _work(
             why = Run(store, executor, judge, limits, stop, display)()
     except NetsieveError as error:
         why, is_away = str(error), isinstance(error, DatabaseAway)
+        if isinstance(error, Stopped):
+            error.add_note(f"go on with: {'the same command' if options.test else _command('resume', name, options)}")
         raise
     finally:
         if not is_away:  # else others see it by the leases, which expire

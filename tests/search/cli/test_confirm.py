@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from search.errors import Stopped
+from search.run import Run
+
 Cli = Callable[..., Result]
 
 KEYS = ["rank", "index", "found", "seeds", "failed", "mean", "std", "low", "high", "test_mean", "test_std", "layers"]
@@ -72,6 +75,23 @@ def test_a_second_call_trains_only_what_is_new(cli: Cli, place: Path) -> None:
     assert confirmed(cli, "first", "--top", 2, "--seeds", 1) == few
     assert answer(cli, "candidates", "first.confirm-1") == before
     assert len(before) == 3
+
+
+def test_what_stops_a_seed_leaves_all_to_the_same_command(
+    cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with the seeds that are left, which resuming the one would not."""
+    cli("run", "first", *RUN)
+
+    def stop(_: Run) -> None:
+        raise Stopped("the workers are gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "__call__", stop)
+        stopped = cli("confirm", "first", "--top", 1, "--seeds", 2, "--workers", 0)
+    assert stopped.exit_code == 75
+    assert stopped.stderr.splitlines()[-2:] == ["Error: the workers are gone", "go on with: the same command"]
+    assert [row["seeds"] for row in confirmed(cli, "first", "--top", 1, "--seeds", 2)] == [2]
 
 
 def test_accuracy_on_test_images_where_there_are_any(cli: Cli, place: Path) -> None:
