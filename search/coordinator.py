@@ -46,6 +46,7 @@ from search.messages import (
     Release,
     Replace,
     Started,
+    StoodStill,
     StopAsked,
     Submit,
     Submitted,
@@ -72,7 +73,6 @@ SMALLEST_BATCH_S = 0.25  # ... but not less training than a dispatch takes
 LEAD_S = 0.5  # at the end: seconds before a worker is idle that it gets its next batch; a dispatch takes most of them
 LOOK_S = 0.1  # at the end: seconds between two looks who will be idle soon
 CLAIM_AGAIN_S = 2.0  # seconds until a search is asked again for candidates that others may have given up
-PAUSE_S = 5.0  # seconds between two events that mean that the coordinator itself stood still
 MOST_FAULTS = 20  # attempts in a row that end in a fault before the run stops: the cause is not the candidates
 MOST_FAULTS_OF_A_NODE = 5  # likewise, before a node is avoided while another one works
 MOST_EXCEPTIONS_OF_A_PROCESS = 2  # in a row, before it is replaced: an error may stay in a process (CUDA's do)
@@ -215,7 +215,6 @@ class Coordinator:
         self._faults_of: Counter[str] = Counter()  # likewise, by node
         self._seconds = self._cost = 0.0  # of the trainings seen, for predictions
         self._began: float | None = None
-        self._heard = 0.0  # when the last event came
         self._stop: StopAsked | None = None
         self._stop_by: float | None = None
         self._ended = False
@@ -252,22 +251,14 @@ class Coordinator:
         if self._ended:
             return []
         if self._began is None:
-            self._began = self._heard = now
+            self._began = now
             self._check_limits(now)
-        self._discount_pause(now)
         commands = self._take_in(event, now)
         if isinstance(event, Tick):
             commands += self._watch(now)
         commands += self._dispatch(now) if self._stop is None else self._drain(now)
         self._ended = any(isinstance(command, End) for command in commands)
         return commands
-
-    def _discount_pause(self, now: float) -> None:
-        """What passed while the coordinator was stopped, or its laptop asleep, is nobody's training time."""
-        pause, self._heard = now - self._heard, now
-        if pause > PAUSE_S:
-            for worker in self._workers.values():
-                worker.since += pause
 
     # -------------------------------------------------- taking events in
 
@@ -287,19 +278,24 @@ class Coordinator:
                 self._check_limits(now)
             case StopAsked():
                 self._begin_stop(event, now)
-            case WorkerReady() if event.worker not in self._workers:
-                if self._stop is None:  # a worker that comes later; while the run ends, one that was released
-                    self._fill(event.worker, _Worker(event.node, ready=True, since=now))
-            case WorkerGone() if event.worker in self._workers:
-                self._release(event.worker)
-            case WorkerReady() | WorkerLost() | Started() | Finished() | Submitted() if event.worker in self._workers:
-                return self._hear(event, self._workers[event.worker], now)
-            case _:  # time passed, or a released worker speaks
+            case StoodStill(seconds):
+                for worker in self._workers.values():
+                    worker.since += seconds
+            case Tick():  # time passed
                 pass
+            case _:
+                return self._hear(event, now)
         return []
 
-    def _hear(self, event: WorkerEvent | Submitted, worker: _Worker, now: float) -> list[Command]:
+    def _hear(self, event: WorkerEvent | Submitted, now: float) -> list[Command]:
+        worker = self._workers.get(event.worker)
+        if worker is None:  # it comes later; or it was released, and speaks, or the run ends
+            if isinstance(event, WorkerReady) and self._stop is None:
+                self._fill(event.worker, _Worker(event.node, ready=True, since=now))
+            return []
         match event:
+            case WorkerGone():
+                self._release(event.worker)
             case WorkerReady(number, node):
                 self._fill(number, _Worker(node, ready=True, since=now))
             case Submitted():

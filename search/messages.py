@@ -140,12 +140,19 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
+class StoodStill:
+    """So many seconds of the time that has passed are nobody's training time."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed."""
 
 
 WorkerEvent = WorkerReady | WorkerLost | WorkerGone | Started | Finished
-Event = WorkerEvent | Claimed | Submitted | LeasesLost | Recorded | StopAsked | Tick
+Event = WorkerEvent | Claimed | Submitted | LeasesLost | Recorded | StopAsked | StoodStill | Tick
 
 
 # ------------------------------------------------------------------ commands

@@ -30,6 +30,7 @@ from search.messages import (
     RecordStart,
     Release,
     Replace,
+    StoodStill,
     StopAsked,
     Submit,
     Submitted,
@@ -97,6 +98,11 @@ class Executor(Protocol):
     @property
     def worked(self) -> WorkerTime:
         """What all workers so far have done with their time, those that were lost included."""
+        ...
+
+    @property
+    def trains_in_poll(self) -> bool:
+        """Whether it trains only while it is polled."""
         ...
 
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
@@ -292,6 +298,7 @@ class Run:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
+        stood_still: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._store, self._executor, self._judge, self._limits = store, executor, judge, limits
         self._stop, self._show, self._clock, self._sleep = stop, show, clock, sleep
@@ -302,7 +309,9 @@ class Run:
             completed=self._counts.completed,
             best_accuracy=self._best.val_accuracy if self._best else None,
         )
-        self._began = self._wrote = clock()
+        self._stood_still = stood_still  # seconds so far, of this process
+        self._stood_before = 0.0
+        self._began = self._wrote = self._polled = clock()
         self._answers: list[Event] = []  # to the machine, for the next turn
         self._news = News()
         self._submits: list[Submit] = []  # until their attempts are recorded
@@ -333,8 +342,10 @@ class Run:
         answers, self._answers = self._answers, []
         is_away = self._writing.cause is not None or self._drawing.cause is not None
         is_waiting = not answers and (is_away or not self._wanted)
+        lost_s = self._clock() - self._polled if self._executor.trains_in_poll else 0.0
         heard = self._executor.poll(min(POLL_S, self._due_in_s()) if is_waiting else 0)
-        events: list[Event] = [*answers, *heard, *self._stops(), Tick()]
+        self._polled = self._clock()
+        events: list[Event] = [*answers, *self._standstill(lost_s), *heard, *self._stops(), Tick()]
         self._replaced.clear()
         for event in events:
             if isinstance(event, WorkerEvent) and event.worker in self._replaced and not isinstance(event, WorkerGone):
@@ -364,6 +375,13 @@ class Run:
                 return
             self._show(self._progress())
             self._sleep(POLL_S)
+
+    def _standstill(self, lost_s: float) -> list[Event]:
+        """The time since the last turn in which nothing could train, if there was any."""
+        stood_s, before = self._stood_still(), self._stood_before
+        self._stood_before = stood_s
+        seconds = max(lost_s, stood_s - before)  # not their sum: one may have been during the other
+        return [StoodStill(seconds)] if seconds > 0 else []
 
     def _stops(self) -> list[Event]:
         """The request to stop, once; nothing is waited for longer than --grace from then on."""
@@ -476,12 +494,11 @@ class Run:
                 draws += DRAWS
                 elsewhere = self._claim_into(tasks)
         except DatabaseAway as error:
-            self._drawing.failed(error, self._clock())
             if not tasks:
+                self._drawing.failed(error, self._clock())
                 return
-            elsewhere = True  # nobody knows what was drawn meanwhile
-        else:
-            self._drawing.over()
+            elsewhere = True  # nobody knows what was drawn meanwhile; the next claim tries again
+        self._drawing.over()
         self._wanted = 0
         self._answers.append(Claimed(tuple(tasks), left_to_draw=left > 0, open_elsewhere=elsewhere))
 

@@ -61,6 +61,7 @@ class SearchSettings:
     device: str  # cpu or cuda
     test: bool = False  # are final networks measured on the dataset's test images, too?
     training_version: int = 1  # other versions give other numbers, by rounding; searches without one are of version 1
+    test_sha256: str = ""  # of these; "": it has none, or the search is from before this was stored
     lengths: tuple[int, int] | None = None  # fewest and most layers that the census draws; None: the space's
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,9 +79,15 @@ class SearchSettings:
         later = {
             "test": self.test,
             "training_version": self.training_version,
+            "test_sha256": self.test_sha256,
             "lengths": self.lengths and list(self.lengths),
         }
-        before = {"test": False, "training_version": 1, "lengths": None}  # what older searches are, stored without
+        before = {
+            "test": False,
+            "training_version": 1,
+            "test_sha256": "",
+            "lengths": None,
+        }  # what older searches are, stored without
         later = {name: value for name, value in later.items() if value != before[name]}
         return {**values, **later}
 
@@ -127,7 +134,17 @@ def _shown(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
 
 
-SETTING_NAMES = ("sampler", "sampler_version", "seed", "dataset", "dataset_sha256", "device", "test", "lengths")
+SETTING_NAMES = (
+    "sampler",
+    "sampler_version",
+    "seed",
+    "dataset",
+    "dataset_sha256",
+    "device",
+    "test",
+    "test_sha256",
+    "lengths",
+)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from search.run import Claims, Counts, News, Reply, Run, StopRequest
 from search.settings import Limits
 from search.shapes import Verdict
 from search.sieve import Drawn
+from search.standstill import STANDSTILL_S
 from tests.ledger import LEASE_S, Ledger, ModelStore
 
 SEEDS = 100_000
@@ -137,6 +138,10 @@ class SimulatedExecutor:
     @property
     def worked(self) -> WorkerTime:
         return WorkerTime()
+
+    @property
+    def trains_in_poll(self) -> bool:
+        return False
 
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         if any(isinstance(event, WorkerLost) and event.worker == worker for event in self.late):
@@ -298,9 +303,11 @@ class Host:
         store = FaultyStore(world, self.store)
         self.run = Run(
             store, executor, world.space.judge, LIMITS, StopRequest(), clock=clock, jitter=world.chance.random,
-            sleep=world.sleep,
+            sleep=world.sleep, stood_still=lambda: self.stood_s,
         )  # fmt: skip
         self.wakes_at = 0.0
+        self.moved = world.ledger.now
+        self.stood_s = 0.0
         self.renewed = world.ledger.now
 
 
@@ -368,8 +375,11 @@ class World:
         if now - host.renewed > LEASE_S / 6 and now >= self.away_until:
             host.store.renew()
             host.renewed = now
+        if now - host.moved > STANDSTILL_S:
+            host.stood_s += now - host.moved
         try:
             end = host.run.turn()
+            host.moved = self.ledger.now
             if end is not None:
                 host.run.finish()
             self._require_filed(host)

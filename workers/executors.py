@@ -118,6 +118,11 @@ class InProcessExecutor:
         """This process trains, or does all the rest of a run meanwhile."""
         return WorkerTime(time.monotonic() - self._ready_at, self._training_s)
 
+    @property
+    def trains_in_poll(self) -> bool:
+        """In this process nothing trains meanwhile."""
+        return True
+
     def submit(self, worker: int, tasks: Sequence[Task]) -> bool:
         """Queue a batch."""
         self._queue.extend(tasks)

@@ -217,6 +217,11 @@ class RayExecutor:
         return sum((slot.worked() for slot in self._slots.values()), self._worked_before)
 
     @property
+    def trains_in_poll(self) -> bool:
+        """Actors train all the time."""
+        return False
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the actors that are up."""
         return [slot.pid for slot in self._slots.values() if slot.pid]

@@ -27,6 +27,7 @@ from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, q
 from search.run import Counts, Executor, Run, StopRequest
 from search.settings import Limits, Recipe, SearchSettings, difference, require_trainable
 from search.space import require_something_valid
+from search.standstill import Standstill
 
 if TYPE_CHECKING:
     from search.samplers import Sampler
@@ -88,11 +89,11 @@ def work_on(name: str, options: Options, *, must_exist: bool) -> tuple[str | Non
     is_longer = settled.standing is None or settled.limits.candidates > settled.standing.counts.target
     if settled.standing and settled.standing.state == "finished" and not is_longer and not options.retry:
         return None, []
-    dataset, settings = _prepare(name, options, settled.stored)
+    dataset, test, settings = _prepare(name, options, settled.stored)
     with ExitStack() as stack:
         stack.enter_context(_quiet_stdout())
         with ending_at_once():
-            executor, settings = _start_workers(options, dataset, settings, stack)
+            executor, settings = _start_workers(options, dataset, test, settings, stack)
         return _work(name, options, settings, settled.limits, executor, settled.listed, stack)
 
 
@@ -136,7 +137,7 @@ def _forecast(name: str, options: Options, settled: _Settled) -> None:
     from search.cli.dry_run import Begun, begun, print_costs
     from storage.engine import serves_many_machines
 
-    dataset, settings = _prepare(name, options, settled.stored)
+    dataset, _, settings = _prepare(name, options, settled.stored)
     wanted, is_gpu = _wants_gpu(options, settings), _sees_gpu()
     if wanted and not is_gpu:
         raise SettingsError(
@@ -366,24 +367,34 @@ def _recipe(options: Options, images: int) -> Recipe:
     return Recipe(images, options.batch_size, options.epochs, options.learning_rate)
 
 
-def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tuple[Dataset, SearchSettings]":
-    """The images that the recipe names, and the search's settings; a stored search's own, once they agree."""
-    from workers.datasets import load, require_fit
+def _prepare(
+    name: str, options: Options, stored: SearchSettings | None
+) -> "tuple[Dataset, Dataset | None, SearchSettings]":
+    """The images that the recipe names, the test images if the search is measured on them, and its settings.
+
+    A stored search's own, once they agree. Raises DataError, SettingsError.
+    """
+    from workers.datasets import load, load_test, require_fit
 
     source = options.dataset if stored is None or "dataset" in options.typed else stored.dataset
     dataset = load(source, options.data_dir or default_data_dir())
     require_fit(dataset, stored.space if stored else options.space)
+    is_tested = stored.test if stored else options.test
+    test = load_test(source, options.data_dir or default_data_dir()) if is_tested else None
     if stored:
         dataset = dataset.first(stored.recipe.train_images)
-        _refuse_difference(name, stored, {"dataset_sha256": dataset.sha256()})
-        return dataset, stored
+        found = {"dataset_sha256": dataset.sha256()}
+        if test and stored.test_sha256:
+            found["test_sha256"] = test.sha256()
+        _refuse_difference(name, stored, found)
+        return dataset, test, stored
     images = options.train_images if "train_images" in options.typed else min(options.train_images, len(dataset.images))
     recipe = _recipe(options, images)
     dataset = dataset.first(images)
     from search.samplers import VERSIONS, ListedSampler
 
     sampler = ListedSampler.name if options.strings else options.sampler
-    return dataset, SearchSettings(
+    settings = SearchSettings(
         space=options.space,
         sampler=sampler,
         sampler_version=VERSIONS[sampler],
@@ -395,20 +406,19 @@ def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tup
         test=options.test,
         lengths=options.lengths,
         training_version=options.training_version,
+        test_sha256=test.sha256() if test else "",
     )
+    return dataset, test, settings
 
 
 # ------------------------------------------------------------------ workers
 
 
 def _start_workers(
-    options: Options, dataset: "Dataset", settings: SearchSettings, stack: ExitStack
+    options: Options, dataset: "Dataset", test: "Dataset | None", settings: SearchSettings, stack: ExitStack
 ) -> "tuple[Executor, SearchSettings]":
     """The executor, and the settings with the device that it trains on. Raises SettingsError, Stopped."""
-    from workers.datasets import load_test
     from workers.deferred import DeferredTrainer
-
-    test = load_test(settings.dataset, options.data_dir or default_data_dir()) if settings.test else None
 
     def trainer(device: str) -> DeferredTrainer:
         made = settings.space.rules, settings.recipe, settings.seed, device
@@ -535,8 +545,8 @@ def _work(
     why: str | None = "an error in netsieve"
     is_away = False
     try:
-        with Renewal(store), Display(title) as display:
-            why = Run(store, executor, judge, limits, stop, display)()
+        with Renewal(store), Standstill() as stood_still, Display(title) as display:
+            why = Run(store, executor, judge, limits, stop, display, stood_still=stood_still)()
     except NetsieveError as error:
         why, is_away = str(error), isinstance(error, DatabaseAway)
         if isinstance(error, Stopped):

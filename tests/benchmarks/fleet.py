@@ -135,6 +135,10 @@ class Fleet:
             self.trained += 1
             self._next(event.worker)
 
+    @property
+    def trains_in_poll(self) -> bool:
+        return False
+
     def replace(self, worker: int) -> None:
         raise AssertionError("nothing fails here")
 

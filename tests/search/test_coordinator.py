@@ -26,6 +26,7 @@ from search.messages import (
     Release,
     Replace,
     Started,
+    StoodStill,
     StopAsked,
     Submit,
     Submitted,
@@ -465,9 +466,17 @@ def test_time_in_which_the_coordinator_stood_still_is_nobodys() -> None:
     machine = machine_with(tasks(0))
     machine.step(Started(0, 0), 0.0)
     wait(machine, 0.0, 60.0)
+    assert machine.step(StoodStill(4940.0), 5000.0) == []
     assert machine.step(Tick(), 5000.0) == []
     assert wait(machine, 5000.0, 5040.0) == []
     assert only(Replace, wait(machine, 5040.0, 5041.0))
+
+
+def test_a_training_that_hangs_is_seen_however_slow_the_coordinator_is() -> None:
+    """A database that takes ten seconds a call is no reason to wait for ever."""
+    machine = machine_with(tasks(0))
+    machine.step(Started(0, 0), 0.0)
+    assert [bool(only(Replace, machine.step(Tick(), 10.0 * turn))) for turn in range(1, 12)] == [False] * 10 + [True]
 
 
 def test_after_five_lost_coordinators_a_candidate_is_tried_with_nothing_beside_it() -> None:

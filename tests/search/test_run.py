@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
+from search.coordinator import FEWEST_WAITING
 from search.errors import DatabaseAway, Stopped
 from search.run import Away, Claims, News, Progress, Reply, Run, StopRequest
 from search.samplers import RejectionSampler
@@ -272,6 +273,25 @@ def test_a_timeout_is_an_outcome_and_the_others_go_on(search: Search, monkeypatc
     assert [row.layers for row in failed] == [hanging]
 
 
+def test_in_one_process_slow_batches_are_training_and_a_slow_database_is_not(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by six seconds a look: what hangs fails, what waited for the database does not."""
+    hanging = next(d.layers for d in judge(0, 300) if d.verdict.valid)
+    train = HashTrainer.train
+
+    def hang(self: HashTrainer, layers: str) -> Iterator[Outcome | None]:
+        while layers == hanging:
+            yield None
+        yield from train(self, layers)
+
+    monkeypatch.setattr(HashTrainer, "train", hang)
+    ticks = itertools.count(0.0, 6.0)
+    limits = replace(LIMITS, candidates=100, trial_timeout_s=30.0)
+    assert search.run(limits, clock=lambda: next(ticks)) is None
+    assert [row.layers for row in search.rows() if row.reason == FailureReason.TIMEOUT] == [hanging]
+
+
 def test_progress_adds_up(search: Search) -> None:
     """What a display is shown agrees with the database at the end."""
     shown: list[Progress] = []
@@ -322,6 +342,30 @@ class Outing:
         if progress is None or progress.ended >= 5 or self.store.away:
             self.turns += 1
             self.store.away = self.turns < self.returns_after
+
+
+def test_a_draw_that_fails_is_no_outage_while_candidates_are_claimed(
+    search: Search, whole: list[queries.CandidateRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next one that fails, hours of training later, would end the run: --db-outage-limit would be over."""
+    store = search.join(300)
+    store.extend(12, judge)
+    assert 0 < store.counts().open < FEWEST_WAITING
+    tries, extend = itertools.count(), store.extend
+
+    def fail(count: int, judge: Callable[[int, int], Sequence[Drawn]]) -> int:
+        if next(tries) < 1:
+            raise DatabaseAway("locked for a moment")
+        return extend(count, judge)
+
+    monkeypatch.setattr(store, "extend", fail)
+    shown: list[Progress] = []
+    run = Run(store, InProcessExecutor(search.trainer), judge, LIMITS, StopRequest(), shown.append)
+    assert run() is None
+    assert next(tries) > 1
+    assert [progress.away for progress in shown if progress.away] == []
+    store.leave(None)
+    assert search.rows() == whole
 
 
 def test_training_goes_on_while_the_database_is_away(search: Search, whole: list[queries.CandidateRow]) -> None:

@@ -113,6 +113,22 @@ def test_accuracy_on_test_images_where_there_are_any(cli: Cli, place: Path) -> N
     assert all(row["test_accuracy"] is None for row in answer(cli, "candidates", "first", *columns))
 
 
+def test_other_test_images_than_before_are_refused(cli: Cli, place: Path) -> None:
+    """A mean over seeds that were measured on different images would mean nothing."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 300)
+    images = (np.eye(28, dtype=np.uint8)[labels] * 255)[:, None, :].repeat(28, axis=1)
+    np.savez("mine.npz", images=images, labels=labels, test_images=images[:50], test_labels=labels[:50])
+    assert cli("run", "first", *RUN, "--dataset", "mine.npz", "--batch-size", 8).exit_code == 0
+    (before,) = confirmed(cli, "first", "--top", 1, "--seeds", 1)
+    np.savez("mine.npz", images=images, labels=labels, test_images=images[50:90], test_labels=labels[50:90])
+    refused = cli("confirm", "first", "--top", 2, "--seeds", 2, "--workers", 0)
+    assert refused.exit_code == 2
+    assert "test-sha256: stored" in refused.stderr
+    np.savez("mine.npz", images=images, labels=labels, test_images=images[:50], test_labels=labels[:50])
+    assert confirmed(cli, "first", "--top", 1, "--seeds", 1) == [before]
+
+
 def test_the_table_says_what_was_luck(cli: Cli, place: Path) -> None:
     """Data on stdout, the summary on stderr."""
     cli("run", "first", *RUN)
