@@ -30,7 +30,8 @@ class RejectionSampler:
     """The classic draw: a uniform length, then that many layers without replacement, order kept.
 
     Candidate i owns a fixed slot of the raw stream of Philox-4x64-10 (Salmon et al., "Parallel random
-    numbers: as easy as 1, 2, 3", SC'11) keyed by the seed: the output of k counters from i * k. Its
+    numbers: as easy as 1, 2, 3", SC'11) keyed by the seed: the k counters from i * k, as numpy counts:
+    ``Philox(counter=c)`` gives the output of counter c + 1 first. Its
     32-bit halves, low half first, are: the length, by multiply-high; then one sort key a layer of the
     space, ordered by (key, position). With replacement the next halves are one multiply-high a layer.
     Only raw words are used: numpy promises its bit streams for ever, its distributions not (NEP 19).

@@ -53,6 +53,7 @@ GPUS = Path("/proc/driver/nvidia/gpus")  # where Linux lists them, if there are 
 PACKAGES = tuple(Path(package).parent for package in (search.__file__, __file__))  # what workers import of netsieve
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, 3.4: and SETTINGS, none
 SETTINGS_FRAME = 4
+FRAME_BYTES = 9  # of a frame's head (RFC 9113, 4.1)
 
 RAY_FAILS = (RayError, OSError, RuntimeError, ValueError)  # what Ray's calls raise when a cluster is lost
 
@@ -346,8 +347,10 @@ def _answering(host: str, port: int, timeout_s: float) -> str | None:
         if os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
             return number
         connection.sendall(HTTP2)
-        frame = connection.recv(9, socket.MSG_WAITALL)
-    return number if len(frame) == 9 and frame[3] == SETTINGS_FRAME else None
+        frame = b""
+        while len(frame) < FRAME_BYTES and (part := connection.recv(FRAME_BYTES - len(frame))):
+            frame += part  # it may come in pieces, for which MSG_WAITALL does not wait where there is a timeout
+    return number if len(frame) == FRAME_BYTES and frame[3] == SETTINGS_FRAME else None
 
 
 @contextlib.contextmanager

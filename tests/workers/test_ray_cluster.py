@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,21 @@ def test_a_name_that_is_none_is_refused() -> None:
     """Whatever Python makes of it."""
     with pytest.raises(SettingsError, match=r"--ray-address a\.\.b:6379: a\.\.b is no host's name"):
         ray_cluster.connect("a..b:6379", None)
+
+
+def test_a_head_whose_answer_comes_in_pieces_is_a_head(
+    listener: Callable[[Callable[[socket.socket], None]], int],
+) -> None:
+    """A network may cut it anywhere."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(1000)
+            for part in (bytes((0, 0, 0, 4, 0)), bytes(4)):
+                connection.sendall(part)
+                time.sleep(0.05)
+
+    assert ray_cluster.head_answers(("127.0.0.1", listener(answer)), 5.0)
 
 
 def test_where_nothing_listens_the_run_stops_at_once() -> None:
