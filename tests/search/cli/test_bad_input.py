@@ -150,6 +150,13 @@ def test_a_bad_option_of_run(
     refused((*RUN, "--max-completed", 1, *words), *told)
 
 
+@pytest.mark.parametrize("group", [(), ("db",), ("space",)], ids=" ".join)
+def test_a_group_without_a_command_prints_its_help(cli: Cli, group: tuple[str, ...]) -> None:
+    """Laid out as --help does it; on stderr, with exit code 2, for nothing was answered."""
+    bare, helped = cli(*group), cli(*group, "--help")
+    assert (bare.exit_code, bare.stdout, bare.stderr) == (2, "", helped.stdout)
+
+
 @pytest.mark.parametrize("command", ["run", "resume", "status", "top", "candidates", "failures"])
 @pytest.mark.parametrize(
     ("name", "shown"),
