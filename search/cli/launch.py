@@ -112,6 +112,7 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
 
     limits = _limits(options)
     _require_consistent(options)
+    _require_cores(options)
     stored, standing = _look_up(name, options, must_exist=must_exist)
     _warn_of_a_password(options)
     if stored is None or standing is None:
@@ -179,8 +180,7 @@ def _trainers(options: Options, settings: SearchSettings) -> int | str:
     assert planned.workers is not None  # of this machine
     if 0 < planned.gpus_per_worker < 1:
         return "workers that share a GPU slow each other down"
-    if planned.workers > cores():
-        tell(f"{planned.workers} workers have {cores()} cores here: the time is that of {cores()} workers")
+    _tell_of_sharing(planned.workers)
     return min(planned.workers, cores())
 
 
@@ -205,6 +205,25 @@ def _require_consistent(options: Options) -> None:
         raise SettingsError(f"--workers 0 --ray-address {options.ray_address}: 0 workers train without Ray; drop one")
     if options.workers != 0 and options.ray_address is not None:
         _require_address(options.ray_address)
+
+
+def _require_cores(options: Options) -> None:
+    """Raise SettingsError for so many workers of this machine that they would hinder each other rather than train."""
+    from workers.executors import MOST_WORKERS_A_CORE, cores
+
+    most = MOST_WORKERS_A_CORE * cores()
+    if options.ray_address is None and (options.workers or 0) > most:
+        raise SettingsError(
+            f"--workers {options.workers}: the most is {most}, for this machine has {_cores_here()}; leave it out for "
+            "as many as are of use"
+        )
+
+
+def _cores_here() -> str:
+    """How many cores this process may use, in words."""
+    from workers.executors import cores
+
+    return f"{cores()} core{'s' if cores() > 1 else ''}"
 
 
 def _limits(options: Options) -> Limits:
@@ -430,6 +449,8 @@ def _start_workers(
         from workers.ray_executor import RayExecutor
 
         is_ours = options.ray_address is None
+        if is_ours:
+            _tell_of_sharing(options.workers or 0)
         tell("starting Ray" if is_ours else f"joining {options.ray_address}")
         connect(options.ray_address, options.workers)
         stack.callback(disconnect)
@@ -463,6 +484,14 @@ def _tell_of_missing(there: int, workers: "WorkerPlan") -> None:
     """Say at once that workers wait for a place, which may take long."""
     if workers.workers and there < workers.workers:
         tell(f"the Ray cluster has room for {there} of {workers.workers} workers; the others start when nodes join")
+
+
+def _tell_of_sharing(workers: int) -> None:
+    """Say that more workers of this machine than it has cores are of no use."""
+    from workers.executors import cores
+
+    if workers > cores():
+        tell(f"{workers} workers share {_cores_here()}: they train no faster than {cores()}")
 
 
 def _wants_gpu(options: Options, settings: SearchSettings) -> str | None:
