@@ -272,7 +272,7 @@ def test_a_run_without_results_tells_what_its_workers_did(
 def test_resume_of_an_unknown_search(cli: Cli, copied: Path) -> None:
     """To resume a name that does not exist suggests the nearest and changes nothing."""
     before = copied.read_bytes()
-    refused(cli("resume", "secnd", "--workers", 0), "NAME 'secnd': no such search in this database; there is second")
+    refused(cli("resume", "secnd", "--workers", 0), "NAME 'secnd': no such search in", "; did you mean second?")
     assert copied.read_bytes() == before
 
 
