@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from search.cli.files import ITS_NEW_PLACE, require_dataset
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns, tell
 from search.cli.parameters import NO_LENGTHS, Reasons, default_data_dir, name_argument
@@ -387,11 +388,20 @@ def _recipe(options: Options, images: int) -> Recipe:
 
 def _prepare(name: str, options: Options, stored: SearchSettings | None) -> "tuple[Dataset, SearchSettings]":
     """The images that the recipe names, and the search's settings; a stored search's own, once they agree."""
-    from workers.datasets import load, require_fit
+    from workers.datasets import TRANSPOSE, load, require_fit
 
-    source = options.dataset if stored is None or "dataset" in options.typed else stored.dataset
+    if stored is None or "dataset" in options.typed:
+        source = options.dataset
+    else:
+        source = stored.dataset
+        require_dataset(name, source, ITS_NEW_PLACE)
     dataset = load(source, options.data_dir or default_data_dir())
     require_fit(dataset, stored.space if stored else options.space)
+    if dataset.looks_channels_last:
+        tell(
+            f"dataset {dataset.name} has images of {dataset.image_shape} (channels x height x width), as the space "
+            f"takes them, but this looks like height x width x channels: if it is, {TRANSPOSE}"
+        )
     if stored:
         dataset = dataset.first(stored.recipe.train_images)
         _refuse_difference(name, stored, {"dataset_sha256": dataset.sha256()})
