@@ -20,7 +20,7 @@ from storage.faults import translated
 from storage.postgres import PostgresDatabase
 from storage.schema import REVISION
 from storage.sqlite import SqliteFile
-from storage.urls import EXAMPLE, has_password, parse, shown
+from storage.urls import BEGIN, EXAMPLE, has_password, parse, shown
 
 __all__ = [
     "has_password",
@@ -231,8 +231,8 @@ def _require_known(connection: Connection, database: Database) -> str:
     """The schema's revision. Raises DatabaseError: another program's database, or a newer netsieve's."""
     tables = set(sa.inspect(connection).get_table_names())
     if not database.is_ours(connection):
-        what = "is another program's database" if tables else "is empty"
-        raise DatabaseError(f"--db {database.name}: {what}, not netsieve's; {EXAMPLE}")
+        what = "is another program's database, not netsieve's;" if tables else f"is empty; {BEGIN}, or"
+        raise DatabaseError(f"--db {database.name}: {what} {EXAMPLE}")
     revision: str | None = None
     if "alembic_version" in tables:
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()

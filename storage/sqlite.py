@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 
 from search.errors import DatabaseAway, DatabaseError, DatabaseLost, Stopped, quoted
 from storage.schema import APPLICATION_ID
-from storage.urls import EXAMPLE
+from storage.urls import BEGIN, EXAMPLE
 
 PATIENCE_S = 10.0  # for another thread or process to end its transaction; a run tries again, and hears signals between
 POLL_S = 0.01
@@ -68,7 +68,7 @@ class SqliteFile:
         """Raise DatabaseError unless there is a file."""
         self._require_usable()
         if not self.path.exists():
-            raise DatabaseError(f"--db {self.path}: no such file; start a search with netsieve run, or {EXAMPLE}")
+            raise DatabaseError(f"--db {self.path}: no such file; {BEGIN}, or {EXAMPLE}")
 
     def require_writable(self) -> None:
         """Raise DatabaseError unless the file, or the folder that it would be made in, can be written safely."""

@@ -511,7 +511,7 @@ def test_the_environment_is_checked_alike(refused: Refused, command: str) -> Non
 def test_an_empty_file_holds_no_search(refused: Refused, command: str) -> None:
     """To a reader, an empty file is not netsieve's."""
     Path("netsieve.db").write_bytes(b"")
-    refused(READERS[command], "--db netsieve.db: is empty", EXAMPLE)
+    refused(READERS[command], "--db netsieve.db: is empty; start a search with netsieve run, or", EXAMPLE)
 
 
 def test_run_begins_in_an_empty_file(cli: Cli, place: Path) -> None:
