@@ -21,6 +21,7 @@ from search.errors import DatabaseAway, DatabaseError, DatabaseLost, Stopped, qu
 from storage.schema import APPLICATION_ID
 from storage.urls import BEGIN, EXAMPLE
 
+BESIDE = ("-wal", "-shm", "-writer")  # files beside the database's: its log, the log's index, and a lock
 PATIENCE_S = 10.0  # for another thread or process to end its transaction; a run tries again, and hears signals between
 POLL_S = 0.01
 WAL_RESET_FIXED = (3, 51, 3)
@@ -63,6 +64,12 @@ class SqliteFile:
         """Whether there is a file with anything in it. Raises DatabaseError for what cannot be a file."""
         self._require_usable()
         return self.path.exists() and self.path.stat().st_size > 0
+
+    def made_by_opening(self) -> list[Path]:
+        """The file and what lies beside it, if there is none yet."""
+        self._require_usable()
+        path = self.path.resolve()
+        return [] if path.exists() else [path, *(path.with_name(path.name + end) for end in BESIDE)]
 
     def require_readable(self) -> None:
         """Raise DatabaseError unless there is a file."""
