@@ -7,25 +7,26 @@ schema revision. Writers and readers are apart: a reader's connection cannot wri
 What is the same for every kind of database is here; what is not, in ``sqlite`` and ``postgres``.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, exc
 
-from search.errors import DatabaseError, quoted
+from search.errors import DatabaseError, NetsieveError, quoted
 from storage.faults import translated
 from storage.postgres import PostgresDatabase
-from storage.schema import REVISION
+from storage.schema import REVISION, search
 from storage.sqlite import SqliteFile
-from storage.urls import EXAMPLE, has_password, parse, shown
+from storage.urls import BEGIN, EXAMPLE, has_password, parse, shown
 
 __all__ = [
     "has_password",
     "holds_something",
     "is_same",
+    "open_for_filling",
     "open_for_reading",
     "open_for_writing",
     "require_writable",
@@ -35,6 +36,7 @@ __all__ = [
     "upgrade",
 ]
 
+ONE_PAGE = 4096  # bytes of SQLite's
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -54,6 +56,9 @@ class Database(Protocol):
 
     def exists(self) -> bool:
         """Whether there is anything that can be connected to."""
+
+    def made_by_opening(self) -> list[Path]:
+        """The files that opening it for writing will make, if any: the database's own, its log, and others."""
 
     def require_readable(self) -> None:
         """Raise DatabaseError when there is nothing to read from."""
@@ -95,6 +100,48 @@ def open_for_writing(url: str) -> Engine:
         with _closed_on_error(database.writer()) as engine:
             _create_schema(engine, database)
         return engine
+
+
+@contextmanager
+def open_for_filling(url: str) -> Iterator[Engine]:
+    """As ``open_for_writing``; where the context fails, the files of a database that it made are removed.
+
+    For what writes all or nothing, and only once.
+    """
+    database = _database(url)
+    made = database.made_by_opening()
+    try:
+        with _closed_at_end(open_for_writing(url)) as engine:
+            yield engine
+    except BaseException:
+        if made:
+            _remove_unused(database, made)
+        raise
+
+
+def _remove_unused(database: Database, made: Sequence[Path]) -> None:
+    """Remove files that were made in vain; not of a database in which somebody has begun a search meanwhile.
+
+    Its lock is held meanwhile: who waits for it finds the file gone, and says so.
+    """
+    sizes = [path.stat().st_size if path.exists() else 0 for path in made]
+    is_unused = sizes[0] <= ONE_PAGE and sizes[1] == 0  # no table, nor a log of any: there was not even room for that
+    with (
+        suppress(exc.SQLAlchemyError, NetsieveError),
+        _closed_at_end(database.writer()) as engine,
+        engine.begin() as connection,
+    ):
+        has_tables = search.name in sa.inspect(connection).get_table_names()
+        is_unused = False  # or it is gone, and the next of that name may be another's
+        if not has_tables or not connection.scalar(sa.select(sa.exists().select_from(search))):
+            _remove(made)
+    if is_unused:
+        _remove(made)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def open_for_reading(url: str) -> Engine:
@@ -188,6 +235,14 @@ def _closed_on_error(engine: Engine) -> Iterator[Engine]:
         raise
 
 
+@contextmanager
+def _closed_at_end(engine: Engine) -> Iterator[Engine]:
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 # ------------------------------------------------------------------ whose schema is it?
 
 
@@ -231,8 +286,8 @@ def _require_known(connection: Connection, database: Database) -> str:
     """The schema's revision. Raises DatabaseError: another program's database, or a newer netsieve's."""
     tables = set(sa.inspect(connection).get_table_names())
     if not database.is_ours(connection):
-        what = "is another program's database" if tables else "is empty"
-        raise DatabaseError(f"--db {database.name}: {what}, not netsieve's; {EXAMPLE}")
+        what = "is another program's database, not netsieve's;" if tables else f"is empty; {BEGIN}, or"
+        raise DatabaseError(f"--db {database.name}: {what} {EXAMPLE}")
     revision: str | None = None
     if "alembic_version" in tables:
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()

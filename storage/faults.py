@@ -17,10 +17,11 @@ from storage.urls import ENCODING
 Meaning = tuple[type[NetsieveError], str]  # which error, and the next step that ends its message
 Foreign = exc.DBAPIError | exc.TimeoutError | exc.PendingRollbackError
 
-_RESUME = "nothing recorded is lost, netsieve resume goes on"
-_AGAIN = "nothing recorded is lost; try again, or go on later with netsieve resume"
-_MAKE_ROOM = "make room on its disk; nothing recorded is lost, netsieve resume goes on"
-_LET_END = "let the program that holds it end; nothing recorded is lost, netsieve resume goes on"
+# How a run goes on; what is no run says something else in their place.
+RESUME = "nothing recorded is lost, netsieve resume goes on"
+AGAIN = "nothing recorded is lost; try again, or go on later with netsieve resume"
+_MAKE_ROOM = f"make room on its disk; {RESUME}"
+_LET_END = f"let the program that holds it end; {RESUME}"
 _LOOK_AT_SERVER = "is the server started, and are host and port those of its listen_addresses and port?"
 
 _SQLITE: dict[int, Meaning] = {
@@ -33,18 +34,18 @@ _SQLITE: dict[int, Meaning] = {
 
 # SQLSTATE by beginning, the more exact first.
 _POSTGRES_AWAY = {
-    "08": _AGAIN,  # connection exception
+    "08": AGAIN,  # connection exception
     "25006": "the server only reads, as after a failover; netsieve resume goes on with the primary",
-    "25P03": _AGAIN,  # this process stood still in the middle of a transaction
-    "40001": _AGAIN,  # serialization failure
-    "40P01": _AGAIN,  # deadlock
+    "25P03": AGAIN,  # this process stood still in the middle of a transaction
+    "40001": AGAIN,  # serialization failure
+    "40P01": AGAIN,  # deadlock
     "53100": _MAKE_ROOM,  # disk full
-    "53": _AGAIN,  # insufficient resources: connections, memory
+    "53": AGAIN,  # insufficient resources: connections, memory
     "55P03": _LET_END,  # lock not available within lock_timeout
-    "57014": _AGAIN,  # cancelled, as by statement_timeout
-    "57P01": _AGAIN,  # shut down by the administrator
-    "57P02": _AGAIN,  # crash of the server
-    "57P03": _AGAIN,  # cannot connect now: starts, stops or recovers
+    "57014": AGAIN,  # cancelled, as by statement_timeout
+    "57P01": AGAIN,  # shut down by the administrator
+    "57P02": AGAIN,  # crash of the server
+    "57P03": AGAIN,  # cannot connect now: starts, stops or recovers
 }
 _POSTGRES_REFUSES = {  # at opening: what the user has to change
     "25006": "the server only reads; give the primary's address, or end default_transaction_read_only",
@@ -54,11 +55,11 @@ _POSTGRES_REFUSES = {  # at opening: what the user has to change
     "42501": "grant the user what it lacks (to begin a database: CREATE on its schema), or give another user",
 }
 _CONNECTING_AWAY = {
-    "too many": _AGAIN,
-    "connection slots": _AGAIN,
-    "starting up": _AGAIN,
-    "shutting down": _AGAIN,
-    "recovery": _AGAIN,
+    "too many": AGAIN,
+    "connection slots": AGAIN,
+    "starting up": AGAIN,
+    "shutting down": AGAIN,
+    "recovery": AGAIN,
     "refused": _LOOK_AT_SERVER,  # a wrong port looks the same, and so does a server that is restarted
     "No such file": _LOOK_AT_SERVER,
     "timeout expired": _LOOK_AT_SERVER,
@@ -98,9 +99,9 @@ def _cause(error: Foreign) -> str:
 
 def _meaning(error: Foreign, *, opening: bool) -> Meaning:
     if not isinstance(error, exc.DBAPIError):
-        return DatabaseAway, _AGAIN
+        return DatabaseAway, AGAIN
     if isinstance(error.orig, sqlite3.Error):
-        return _SQLITE.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF, (Stopped, _RESUME))
+        return _SQLITE.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF, (Stopped, RESUME))
     state = getattr(error.orig, "sqlstate", None)
     if state is None and not error.connection_invalidated:
         return _connecting(error, opening=opening)
@@ -108,7 +109,7 @@ def _meaning(error: Foreign, *, opening: bool) -> Meaning:
         return DatabaseError, next_step
     if next_step := _by_beginning(state, _POSTGRES_AWAY):
         return DatabaseAway, next_step
-    return (DatabaseAway, _AGAIN) if error.connection_invalidated else (Stopped, _RESUME)
+    return (DatabaseAway, AGAIN) if error.connection_invalidated else (Stopped, RESUME)
 
 
 def _by_beginning(state: str | None, steps: dict[str, str]) -> str | None:
@@ -119,10 +120,10 @@ def _connecting(error: exc.DBAPIError, *, opening: bool) -> Meaning:
     """A server that does not answer may be back soon; one that refuses at opening wants something else."""
     cause = _cause(error)
     if away := _by_words(cause, _CONNECTING_AWAY):
-        return DatabaseAway, away if opening else _AGAIN
+        return DatabaseAway, away if opening else AGAIN
     if opening:
         return DatabaseError, _by_words(cause, _CONNECTING_REFUSED) or "check the URL and the server's log"
-    return (DatabaseAway, _AGAIN) if isinstance(error, exc.OperationalError) else (Stopped, _RESUME)
+    return (DatabaseAway, AGAIN) if isinstance(error, exc.OperationalError) else (Stopped, RESUME)
 
 
 def _by_words(cause: str, steps: dict[str, str]) -> str | None:

@@ -6,6 +6,7 @@ Limits are set in each transaction, not in the session, so that a pool between u
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,6 +63,10 @@ class PostgresDatabase:
     def exists(self) -> bool:
         """A server says so itself, when it is asked for anything."""
         return True
+
+    def made_by_opening(self) -> list[Path]:
+        """Nothing: a server's files are its own."""
+        return []
 
     def require_readable(self) -> None:
         """A server says so itself, when it is asked for anything."""

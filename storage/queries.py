@@ -143,11 +143,19 @@ def require(connection: Connection, name: str) -> SearchRow:
     """The search of that name. Raises UnknownSearch, with the nearest names."""
     row = find(connection, name)
     if row is None:
-        names = list(connection.scalars(sa.select(search.c.name).order_by(search.c.id.desc()).limit(1000)))
-        near = get_close_matches(name, names, n=3) or names[:3]
-        known = f"there is {', '.join(near)}" if near else "it holds no search yet; start one with netsieve run"
-        raise UnknownSearch(f"NAME {quoted(name)}: no such search in this database; {known}")
+        raise UnknownSearch(f"NAME {quoted(name)}: no such search in this database; {_known(connection, name)}")
     return row
+
+
+def _known(connection: Connection, name: str) -> str:
+    """Which search may be meant by a name that none has."""
+    names = list(connection.scalars(sa.select(search.c.name).order_by(search.c.id.desc()).limit(1000)))
+    if near := get_close_matches(name, names, n=3):
+        return f"did you mean {' or '.join(near)}?"
+    if not names:
+        return "it holds no search yet; start one with netsieve run"
+    more = " among others: netsieve list" if len(names) > 3 else ""
+    return f"there {'are' if len(names) > 1 else 'is'} {', '.join(names[:3])}{more}"
 
 
 def listed(connection: Connection, search_id: int) -> list[str]:

@@ -19,8 +19,9 @@ from sqlalchemy.engine import URL
 
 from search.errors import DatabaseAway, DatabaseError, DatabaseLost, Stopped, quoted
 from storage.schema import APPLICATION_ID
-from storage.urls import EXAMPLE
+from storage.urls import BEGIN, EXAMPLE
 
+BESIDE = ("-wal", "-shm", "-writer")  # files beside the database's: its log, the log's index, and a lock
 PATIENCE_S = 10.0  # for another thread or process to end its transaction; a run tries again, and hears signals between
 POLL_S = 0.01
 WAL_RESET_FIXED = (3, 51, 3)
@@ -64,11 +65,17 @@ class SqliteFile:
         self._require_usable()
         return self.path.exists() and self.path.stat().st_size > 0
 
+    def made_by_opening(self) -> list[Path]:
+        """The file and what lies beside it, if there is none yet."""
+        self._require_usable()
+        path = self.path.resolve()
+        return [] if path.exists() else [path, *(path.with_name(path.name + end) for end in BESIDE)]
+
     def require_readable(self) -> None:
         """Raise DatabaseError unless there is a file."""
         self._require_usable()
         if not self.path.exists():
-            raise DatabaseError(f"--db {self.path}: no such file; start a search with netsieve run, or {EXAMPLE}")
+            raise DatabaseError(f"--db {self.path}: no such file; {BEGIN}, or {EXAMPLE}")
 
     def require_writable(self) -> None:
         """Raise DatabaseError unless the file, or the folder that it would be made in, can be written safely."""

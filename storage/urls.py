@@ -11,6 +11,7 @@ EXAMPLE = (
     "give --db sqlite:///FILE.db (relative), sqlite:////FOLDER/FILE.db (absolute) "
     "or postgresql://USER:PASSWORD@HOST/DATABASE"
 )
+BEGIN = "start a search with netsieve run"
 ENCODING = "write @ / : % in a user or password as %40 %2F %3A %25"
 LONGEST_SHOWN = 200  # characters
 # Of those after '?': others may be secret, or hold parts of what is.

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from storage.engine import open_for_writing
+from tests.filled import fill
+
 NETSIEVE = str(Path(sys.executable).with_name("netsieve"))
 RECIPE = ["--dataset", "digits", "--epochs", "1", "--train-images", "300"]
 
@@ -130,6 +133,29 @@ def test_a_disk_that_only_reads_is_refused_to_runs_and_answers_questions(tmp_pat
     assert went.returncode == 0, went.stderr
     assert f"{database} cannot be written to" in went.stderr
     assert "accuracy" in went.stdout.splitlines()[0]
+
+
+@needs_mount
+@pytest.mark.parametrize("size", ["20k", "256k"])  # full when the target is made; when rows are copied
+def test_a_copy_to_a_full_disk_leaves_nothing_behind(tmp_path: Path, size: str) -> None:
+    """It says what copies it, which is the same command, and no other; the target's files are gone."""
+    source, disk = tmp_path / "source.db", tmp_path / "disk"
+    engine = open_for_writing(f"sqlite:///{source}")
+    fill(engine, draws=3_000)
+    engine.dispose()
+    merge = netsieve("merge", "filled", "--db", f"sqlite:///{source}", "--into", f"sqlite:///{disk / 'target.db'}")
+    went = on_a_disk_of(
+        size,
+        disk,
+        f"{merge} || test $? = 75",
+        f"ls -A {disk}",
+        f"mount -o remount,size=16m {disk}",
+        f"{merge} > {tmp_path / 'counts'}",
+    )
+    assert (went.returncode, went.stdout) == (0, ""), went.stderr
+    failed, merged = went.stderr.splitlines()
+    assert failed.endswith("; nothing was copied, the same merge again copies all"), failed
+    assert merged.startswith("search filled is copied into ")
 
 
 @needs_mount

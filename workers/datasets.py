@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 NAMES = (*TORCHVISION, "digits")
+CHANNELS = (1, 3, 4)  # grey, colours, and colours with transparency
+TRANSPOSE = "store images.transpose(0, 3, 1, 2)"  # from (N, H, W, C) to (N, C, H, W)
 DOWNLOAD_TIMEOUT_S = 30.0  # of silence
 
 
@@ -54,6 +56,12 @@ class Dataset:
     def image_shape(self) -> Shape:
         """Of one image."""
         return Shape(*self.images.shape[1:])
+
+    @property
+    def looks_channels_last(self) -> bool:
+        """Whether images seem to be stored as (N, H, W, C), which TensorFlow and image files have."""
+        channels, _, width = self.image_shape
+        return width in CHANNELS and channels not in CHANNELS
 
     def first(self, count: int) -> "Dataset":
         """The first ``count`` images. Raises DataError if there are fewer."""
@@ -118,10 +126,13 @@ def _require_whole(dataset: Dataset) -> Dataset:
 def require_fit(dataset: Dataset, space: SearchSpace) -> None:
     """Raise DataError unless the dataset's images and labels fit the space's input shape and classes."""
     if dataset.image_shape != space.input_shape:
+        if dataset.looks_channels_last:
+            remedy = f"this looks like height x width x channels: {TRANSPOSE}"
+        else:
+            remedy = f"give a space with input_shape = {list(dataset.image_shape)} (--space FILE.toml)"
         raise DataError(
             f"dataset {dataset.name} has images of {dataset.image_shape} (channels x height x width), but space "
-            f"{space.name} takes {space.input_shape}; give a space with "
-            f"input_shape = {list(dataset.image_shape)} (--space FILE.toml)"
+            f"{space.name} takes {space.input_shape}; {remedy}"
         )
     low, high = int(dataset.labels.min()), int(dataset.labels.max())
     if low < 0 or high >= space.classes:

@@ -24,6 +24,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+MOST_WORKERS_A_CORE = 4  # of a local session: each is a process that imports torch before it trains
 START_TIMEOUT_S = 180.0  # that a run may be without any worker; a local session's processes start within it
 GROWTH_TIMEOUT_S = 900.0  # likewise, of a cluster that may have to get its machines first
 

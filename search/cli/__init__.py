@@ -52,6 +52,9 @@ class OneLineErrors(click.Group):
             code = super().main(args, standalone_mode=False, **extra)
         except click.exceptions.Exit as error:
             code = error.exit_code
+        except click.exceptions.NoArgsIsHelpError as error:  # its message is the help
+            tell(error.format_message())
+            code = error.exit_code
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "netsieve"
             code = _complain(f"{_file_of(error)}{error.format_message()} ({command} --help)", error.exit_code)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.candidates import Status
+from search.cli.files import require_dataset
 from search.cli.launch import work_on
 from search.cli.options import Options, work_options
 from search.cli.output import Record, as_record, cell, columns, format_option, print_many, tell
@@ -72,6 +73,7 @@ def confirm(ctx: click.Context, /, name: str, top: int, seeds: int, style: str, 
     settings = search.settings
     require_trainable(name, settings)
     _require_same_training(work["url"], name, settings, names)
+    require_dataset(name, settings.dataset)
     require_same_images(load(settings.dataset, work["data_dir"] or default_data_dir()), name, settings)
     code = 0
     for number, confirming in enumerate(names, 1):

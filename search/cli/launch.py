@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from search.cli.files import ITS_NEW_PLACE, require_dataset
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns, tell
 from search.cli.parameters import NO_LENGTHS, Reasons, default_data_dir, name_argument
@@ -113,6 +114,7 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
 
     limits = _limits(options)
     _require_consistent(options)
+    _require_cores(options)
     stored, standing = _look_up(name, options, must_exist=must_exist)
     _warn_of_a_password(options)
     if stored is None or standing is None:
@@ -180,8 +182,7 @@ def _trainers(options: Options, settings: SearchSettings) -> int | str:
     assert planned.workers is not None  # of this machine
     if 0 < planned.gpus_per_worker < 1:
         return "workers that share a GPU slow each other down"
-    if planned.workers > cores():
-        tell(f"{planned.workers} workers have {cores()} cores here: the time is that of {cores()} workers")
+    _tell_of_sharing(planned.workers)
     return min(planned.workers, cores())
 
 
@@ -206,6 +207,25 @@ def _require_consistent(options: Options) -> None:
         raise SettingsError(f"--workers 0 --ray-address {options.ray_address}: 0 workers train without Ray; drop one")
     if options.workers != 0 and options.ray_address is not None:
         _require_address(options.ray_address)
+
+
+def _require_cores(options: Options) -> None:
+    """Raise SettingsError for so many workers of this machine that they would hinder each other rather than train."""
+    from workers.executors import MOST_WORKERS_A_CORE, cores
+
+    most = MOST_WORKERS_A_CORE * cores()
+    if options.ray_address is None and (options.workers or 0) > most:
+        raise SettingsError(
+            f"--workers {options.workers}: the most is {most}, for this machine has {_cores_here()}; leave it out for "
+            "as many as are of use"
+        )
+
+
+def _cores_here() -> str:
+    """How many cores this process may use, in words."""
+    from workers.executors import cores
+
+    return f"{cores()} core{'s' if cores() > 1 else ''}"
 
 
 def _limits(options: Options) -> Limits:
@@ -374,13 +394,22 @@ def _prepare(
 
     A stored search's own, once they agree. Raises DataError, SettingsError.
     """
-    from workers.datasets import load, load_test, require_fit
+    from workers.datasets import TRANSPOSE, load, load_test, require_fit
 
-    source = options.dataset if stored is None or "dataset" in options.typed else stored.dataset
+    if stored is None or "dataset" in options.typed:
+        source = options.dataset
+    else:
+        source = stored.dataset
+        require_dataset(name, source, ITS_NEW_PLACE)
     dataset = load(source, options.data_dir or default_data_dir())
     require_fit(dataset, stored.space if stored else options.space)
     is_tested = stored.test if stored else options.test
     test = load_test(source, options.data_dir or default_data_dir()) if is_tested else None
+    if dataset.looks_channels_last:
+        tell(
+            f"dataset {dataset.name} has images of {dataset.image_shape} (channels x height x width), as the space "
+            f"takes them, but this looks like height x width x channels: if it is, {TRANSPOSE}"
+        )
     if stored:
         dataset = dataset.first(stored.recipe.train_images)
         found = {"dataset_sha256": dataset.sha256()}
@@ -391,10 +420,16 @@ def _prepare(
     images = options.train_images if "train_images" in options.typed else min(options.train_images, len(dataset.images))
     recipe = _recipe(options, images)
     dataset = dataset.first(images)
+    return dataset, test, _new_settings(options, recipe, source, dataset, test)
+
+
+def _new_settings(
+    options: Options, recipe: Recipe, source: str, dataset: "Dataset", test: "Dataset | None"
+) -> SearchSettings:
     from search.samplers import VERSIONS, ListedSampler
 
     sampler = ListedSampler.name if options.strings else options.sampler
-    settings = SearchSettings(
+    return SearchSettings(
         space=options.space,
         sampler=sampler,
         sampler_version=VERSIONS[sampler],
@@ -408,7 +443,6 @@ def _prepare(
         training_version=options.training_version,
         test_sha256=test.sha256() if test else "",
     )
-    return dataset, test, settings
 
 
 # ------------------------------------------------------------------ workers
@@ -440,6 +474,8 @@ def _start_workers(
         from workers.ray_executor import RayExecutor
 
         is_ours = options.ray_address is None
+        if is_ours:
+            _tell_of_sharing(options.workers or 0)
         tell("starting Ray" if is_ours else f"joining {options.ray_address}")
         connect(options.ray_address, options.workers)
         stack.callback(disconnect)
@@ -473,6 +509,14 @@ def _tell_of_missing(there: int, workers: "WorkerPlan") -> None:
     """Say at once that workers wait for a place, which may take long."""
     if workers.workers and there < workers.workers:
         tell(f"the Ray cluster has room for {there} of {workers.workers} workers; the others start when nodes join")
+
+
+def _tell_of_sharing(workers: int) -> None:
+    """Say that more workers of this machine than it has cores are of no use."""
+    from workers.executors import cores
+
+    if workers > cores():
+        tell(f"{workers} workers share {_cores_here()}: they train no faster than {cores()}")
 
 
 def _wants_gpu(options: Options, settings: SearchSettings) -> str | None:

@@ -185,6 +185,7 @@ def sample(
                 }
 
     def table(records: Iterator[dict[str, Any]]) -> Iterator[str]:
+        yield f"{'index':>8}  {'verdict':<32}  layers"
         for r in records:
             verdict = "valid" if r["valid"] else f"{r['reason']}" + ("" if r["layer"] is None else f" @{r['layer']}")
             yield f"{r['index']:>8}  {verdict:<32}  {r['layers']}"

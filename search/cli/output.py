@@ -18,7 +18,8 @@ from search.layers import Shape, format_layer
 from search.shapes import costs
 
 FORMATS = ("table", "json", "jsonl", "csv")
-PEOPLE_READ = 20  # rows of a table
+PEOPLE_READ = 20  # rows of a table, unless --limit is typed
+HOW_TO_SEE_MORE = "--limit N gives more, --format csv, json or jsonl all"
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 Record = dict[str, Any]

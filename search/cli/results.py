@@ -1,7 +1,7 @@
 """Commands that ask the database: list, status, top, candidates, failures, show."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from search.cli.files import standard_output
 from search.cli.output import (
+    HOW_TO_SEE_MORE,
     PEOPLE_READ,
     Command,
     Record,
@@ -22,6 +23,7 @@ from search.cli.output import (
     print_many,
     print_one,
     sparkline,
+    tell,
 )
 from search.cli.parameters import COUNT, INDEX, database_option, name_argument
 from search.cli.writers import write_csv
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from storage.queries import AttemptRow, CandidateDetails, SearchRow
-    from storage.selection import Selection
+    from storage.selection import Condition, Selection
 
 
 @contextmanager
@@ -136,6 +138,8 @@ def top(name: str, limit: int, url: str, style: str) -> None:
     with reading(url) as connection:
         records = best_candidates(connection, name, limit)
     print_many(style, records, ranking_table)
+    if style == "table" and not records:
+        tell(f"search {name} has no completed candidate yet; netsieve status {name} says how it stands")
 
 
 def best_candidates(connection: "Connection", name: str, limit: int) -> list[Record]:
@@ -178,7 +182,7 @@ def columns_option() -> Callable[[Command], Command]:
 @where_option()
 @sort_option()
 @columns_option()
-@click.option("--limit", type=COUNT, help="The first so many.")
+@click.option("--limit", type=COUNT, help="The first so many; a table stops at 20 without it.")
 @database_option()
 @format_option()
 def candidates(
@@ -190,25 +194,37 @@ def candidates(
 
     asked = parse_columns(fields) if fields else KEYS if style != "table" else TABLE_KEYS
     chosen = selection(where, sort, asked, limit)
-    if style == "table":
-        chosen = replace(chosen, limit=min(limit or PEOPLE_READ, PEOPLE_READ) + 1)
+    if style == "table" and limit is None:
+        chosen = replace(chosen, limit=PEOPLE_READ + 1)
     with reading(url) as connection:
         search = queries.require(connection, name)
         with closing(select(connection, search.id, chosen)) as rows:
             if style == "csv":  # with its header, also where there is no row
                 write_csv(standard_output(), asked, rows)
                 return
-            records = (dict(zip(asked, row, strict=True)) for row in rows)
             if style != "table":
-                print_many(style, records, _table)
+                print_many(style, (dict(zip(asked, row, strict=True)) for row in rows), lambda _: iter(()))
                 return
-            found = list(records)
+            found = list(rows)
         distinct = queries.counts(connection, search.id).distinct
-    shown = found[: chosen.limit - 1] if chosen.limit else found
-    print_many(style, shown, _table)
-    if len(found) > len(shown) and len(shown) == PEOPLE_READ and limit != PEOPLE_READ:
-        of = f"of {distinct:,}" if not where else "and there are more"
-        click.echo(f"{len(shown)} {of}; --format csv, json or jsonl gives all", err=True)
+    for line in columns(asked, found[: limit or PEOPLE_READ]):
+        click.echo(line)
+    if not found:
+        tell(_why_nothing(chosen.where))
+    if limit is None and len(found) > PEOPLE_READ:
+        tell(f"{PEOPLE_READ} {f'of {distinct:,}' if not where else 'and there are more'}; {HOW_TO_SEE_MORE}")
+
+
+def _why_nothing(conditions: "Sequence[Condition]") -> str:
+    """Why a table of candidates is empty."""
+    if not conditions:
+        return "nothing is drawn yet"
+    why = f"no candidate fulfils {'it' if len(conditions) == 1 else 'all of it'}"
+    is_percent = any(
+        condition.field.endswith("accuracy") and isinstance(condition.value, int | float) and condition.value > 1
+        for condition in conditions
+    )
+    return f"{why}; accuracies go from 0 to 1" if is_percent else why
 
 
 TABLE_KEYS = ("index", "status", "reason", "layer", "val_accuracy", "val_loss", "parameters", "layers")
@@ -222,13 +238,6 @@ def selection(
 
     conditions = tuple(map(Condition.parse, where))
     return Selection(conditions, tuple(Order.parse(sort)) if sort else (), fields, limit)
-
-
-def _table(records: Iterator[Record]) -> Iterator[str]:
-    """Records for people, under their keys."""
-    found = list(records)
-    if found:
-        yield from columns(list(found[0]), [list(record.values()) for record in found])
 
 
 @click.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
+from search.cli.files import ITS_NEW_PLACE, require_dataset
 from search.cli.output import Record, as_record, cell, columns, print_one, tell
 from search.cli.parameters import (
     INDEX,
@@ -173,6 +174,8 @@ def _request(
 
     from workers.datasets import load, load_test, require_fit
 
+    if source is None:
+        require_dataset(name, settings.dataset, ITS_NEW_PLACE)
     dataset = load(source or settings.dataset, data_dir)
     test = load_test(source or settings.dataset, data_dir)
     for images in (dataset, test):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from search.cli.files import standard_output
-from search.cli.output import PEOPLE_READ, columns, format_option, print_many, tell
+from search.cli.output import HOW_TO_SEE_MORE, PEOPLE_READ, columns, format_option, print_many, tell
 from search.cli.parameters import COUNT, database_option
 from search.cli.results import reading
 from search.cli.writers import write_csv, write_jsonl
@@ -24,7 +24,7 @@ def sql(query: str, limit: int | None, url: str, style: str) -> None:
     """Answer QUERY, one SQL statement that reads ('-': from stdin); the database lets it write nothing.
 
     Ask the views searches, candidates, layers and measurements: storage/README.md describes them, with
-    questions to begin with. A table stops at 20 rows and says so.
+    questions to begin with. A table stops at 20 rows and says so, unless --limit is given.
     """
     from storage.questions import asked
 
@@ -40,11 +40,11 @@ def sql(query: str, limit: int | None, url: str, style: str) -> None:
             records = (dict(zip(answer.columns, row, strict=True)) for row in rows)
             print_many(style, records, lambda _: iter(()))
         else:
-            shown = [[_cell(value) for value in row] for row in islice(rows, PEOPLE_READ)]
+            shown = [[_cell(value) for value in row] for row in islice(rows, limit or PEOPLE_READ)]
             for line in columns(answer.columns, shown):
                 click.echo(line)
             if next(rows, None) is not None:
-                tell(f"{PEOPLE_READ} rows, and there are more; --format csv, json or jsonl gives all")
+                tell(f"{PEOPLE_READ} rows, and there are more; {HOW_TO_SEE_MORE}")
 
 
 def _typed() -> str:

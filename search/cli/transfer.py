@@ -3,14 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
 from search.cli.output import columns, tell
 from search.cli.parameters import database_option, name_argument
 from search.cli.results import reading, shown_url
-from search.errors import DatabaseAway, DatabaseError, SettingsError
+from search.errors import DatabaseError, SettingsError, Stopped
 from search.settings import require_name
 
 LOG_EVERY_S = 10.0
@@ -40,9 +40,9 @@ def merge(name: str, url: str, into: str, new_name: str | None) -> None:
     search must not be running. At the end the rows of both sides are counted and compared.
     """
     from storage import queries, transfer
-    from storage.engine import is_same, open_for_writing
+    from storage.engine import is_same, open_for_filling
 
-    with reading(url) as source:
+    with _ending_of_its_own(), reading(url) as source, ExitStack() as stack:
         search_id = queries.require(source, name).id
         queries.require_room(source, search_id)
         with _named_into():
@@ -51,16 +51,26 @@ def merge(name: str, url: str, into: str, new_name: str | None) -> None:
                     f"--into {shown_url(into)}: is the database that --db names; give another one, "
                     "or --as NEWNAME for a copy beside the original"
                 )
-            target = open_for_writing(into)
-        try:
-            rows = transfer.row_counts(source, search_id)
-            with _progress(sum(rows.values())) as copied:
-                there = transfer.copy_search(source, search_id, target, new_name or name, rows, copied)
-        finally:
-            target.dispose()
+            target = stack.enter_context(open_for_filling(into))
+        rows = transfer.row_counts(source, search_id)
+        with _progress(sum(rows.values())) as copied:
+            there = transfer.copy_search(source, search_id, target, new_name or name, rows, copied)
     for line in columns(("table", "source", "target"), [(table, rows[table], there[table]) for table in rows]):
         click.echo(line)
     tell(f"search {name} is copied into {shown_url(into)}{f' as {new_name}' if new_name else ''}")
+
+
+@contextmanager
+def _ending_of_its_own() -> Iterator[None]:
+    """A copy is not resumed as a run is, but made again."""
+    from storage.faults import AGAIN, RESUME
+
+    try:
+        yield
+    except Stopped as error:
+        message = str(error).replace(AGAIN, "all or nothing was copied; try again")
+        message = message.replace(RESUME, "nothing was copied, the same merge again copies all")
+        raise type(error)(message) from None
 
 
 @contextmanager
@@ -68,7 +78,7 @@ def _named_into() -> Iterator[None]:
     """Errors of the target's URL name the option that it was given with."""
     try:
         yield
-    except (DatabaseError, DatabaseAway) as error:
+    except (DatabaseError, Stopped) as error:
         message = str(error).replace("give --db", "give --into")
         raise type(error)(f"--into {message.removeprefix('--db ')}") from None
 

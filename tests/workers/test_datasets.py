@@ -203,6 +203,18 @@ def test_a_dataset_that_fits_is_accepted(labels: list[int]) -> None:
     require_fit(grey((1, 28, 28), labels), CLASSIC)
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (2, 9, 4)])
+def test_images_look_as_if_their_channels_were_last(shape: tuple[int, int, int]) -> None:
+    """Their last side is a number of channels that images have, and their first is not."""
+    assert grey(shape, [0]).looks_channels_last
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (4, 4, 4), (1, 9, 3), (8, 8, 8), (2, 8, 2)])
+def test_images_whose_channels_are_first(shape: tuple[int, int, int]) -> None:
+    """Also where they are as wide as channels are many."""
+    assert not grey(shape, [0]).looks_channels_last
+
+
 @pytest.mark.parametrize(
     ("data", "complaint", "remedy"),
     [
@@ -211,10 +223,15 @@ def test_a_dataset_that_fits_is_accepted(labels: list[int]) -> None:
             "has images of 3x32x30 (channels x height x width), but space classic takes 1x28x28",
             "; give a space with input_shape = [3, 32, 30] (--space FILE.toml)",
         ),
+        (
+            grey((32, 30, 3), [0]),
+            "has images of 32x30x3 (channels x height x width), but space classic takes 1x28x28",
+            "; this looks like height x width x channels: store images.transpose(0, 3, 1, 2)",
+        ),
         (grey((1, 28, 28), [1, 10]), "has labels from 1 to 10, but space classic has classes = 10", LABEL_RULE),
         (grey((1, 28, 28), [-1, 5]), "has labels from -1 to 5, but space classic has classes = 10", LABEL_RULE),
     ],
-    ids=["shape", "too many classes", "negative label"],
+    ids=["shape", "channels last", "too many classes", "negative label"],
 )
 def test_a_dataset_that_does_not_fit_is_refused(data: Dataset, complaint: str, remedy: str) -> None:
     """The message gives both sides, and what to change."""

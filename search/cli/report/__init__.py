@@ -29,6 +29,8 @@ def report(name: str, out: Path | None, url: str) -> None:
     out = out or Path(f"{name}.html")
     _require_plotly()
     require_place("--out", out)
+    if out.suffix.lower() not in {".html", ".htm"}:
+        raise SettingsError(f"--out {out}: a report is an HTML page; give a file that ends in .html")
     from search.cli.report.figures import draw
     from search.cli.report.findings import gather
     from search.cli.report.page import compose

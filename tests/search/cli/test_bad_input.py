@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import Result
+
+from search.errors import Stopped
 
 Cli = Callable[..., Result]
 Refused = Callable[..., None]
@@ -148,6 +151,41 @@ def test_a_bad_option_of_run(
     """A value out of range, of a wrong type, or that contradicts another is refused by the option's name."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused((*RUN, "--max-completed", 1, *words), *told)
+
+
+@pytest.mark.parametrize("group", [(), ("db",), ("space",)], ids=" ".join)
+def test_a_group_without_a_command_prints_its_help(cli: Cli, group: tuple[str, ...]) -> None:
+    """Laid out as --help does it; on stderr, with exit code 2, for nothing was answered."""
+    bare, helped = cli(*group), cli(*group, "--help")
+    assert (bare.exit_code, bare.stdout, bare.stderr) == (2, "", helped.stdout)
+
+
+def test_more_workers_than_the_cores_can_serve(refused: Refused, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four a core are the most of a local session, also for a forecast; a cluster's cores are not this machine's."""
+    monkeypatch.setattr("workers.executors.cores", lambda: 2)
+    told = "--workers 9: the most is 8, for this machine has 2 cores; leave it out"
+    run = ("run", "first", "--dataset", "missing.npz")
+    refused((*run, "--workers", 9), told)
+    refused((*run, "--workers", 9, "--dry-run"), told)
+    refused((*run, "--workers", 8), "missing.npz: no such file")
+    refused((*run, "--workers", 9, "--ray-address", "10.0.0.5:6379"), "missing.npz: no such file")
+
+
+@pytest.mark.parametrize(("workers", "told"), [(2, ""), (3, "3 workers share 2 cores: they train no faster than 2\n")])
+def test_workers_that_share_cores_are_told_of(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, workers: int, told: str
+) -> None:
+    """Before Ray starts, which they make longer as well."""
+
+    def connect(*_: object) -> None:
+        raise Stopped("no Ray")
+
+    monkeypatch.setattr("workers.executors.cores", lambda: 2)
+    cluster = SimpleNamespace(connect=connect, disconnect=None, resources=None, exit_with=sys.exit)
+    monkeypatch.setitem(sys.modules, "workers.ray_cluster", cluster)
+    monkeypatch.setitem(sys.modules, "workers.ray_executor", SimpleNamespace(RayExecutor=None))
+    result = cli("run", "first", "--dataset", "digits", "--workers", workers)
+    assert (result.exit_code, result.stderr) == (75, f"{told}starting Ray\nError: no Ray\n")
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "status", "top", "candidates", "failures"])
@@ -473,7 +511,7 @@ def test_the_environment_is_checked_alike(refused: Refused, command: str) -> Non
 def test_an_empty_file_holds_no_search(refused: Refused, command: str) -> None:
     """To a reader, an empty file is not netsieve's."""
     Path("netsieve.db").write_bytes(b"")
-    refused(READERS[command], "--db netsieve.db: is empty", EXAMPLE)
+    refused(READERS[command], "--db netsieve.db: is empty; start a search with netsieve run, or", EXAMPLE)
 
 
 def test_run_begins_in_an_empty_file(cli: Cli, place: Path) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from search.cli import main, transfer
+from search.errors import DatabaseAway
 from storage.engine import open_for_writing
 from storage.store import SqlStore
 from tests.filled import SETTINGS, fill
@@ -111,6 +112,31 @@ def test_a_search_that_is_being_run_is_not_copied(filled: str, tmp_path: Path) -
     assert refused.exit_code == 2
     assert f"is being run by process {os.getpid()} on " in refused.stderr
     assert not target.exists()
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there"])
+def test_what_fails_takes_away_what_it_made(
+    filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """And nothing else: a target that was there stays, with what it held."""
+    target = tmp_path / "target.db"
+    if is_there:
+        assert (
+            netsieve("merge", "filled", "--as", "other", "--db", filled, "--into", f"sqlite:///{target}").exit_code == 0
+        )
+
+    def lost(*_: object) -> None:
+        raise DatabaseAway(
+            "the target: is away; nothing recorded is lost; try again, or go on later with netsieve resume"
+        )
+
+    monkeypatch.setattr("storage.transfer.copy_search", lost)
+    failed = netsieve("merge", "filled", "--db", filled, "--into", f"sqlite:///{target}")
+    assert (failed.exit_code, failed.stdout) == (75, "")
+    assert failed.stderr == "Error: the target: is away; all or nothing was copied; try again\n"
+    assert bool(list(tmp_path.glob("target*"))) == is_there
+    if is_there:
+        assert netsieve("status", "other", "--db", f"sqlite:///{target}").exit_code == 0
 
 
 def older(url: str) -> None:

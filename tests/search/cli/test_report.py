@@ -285,8 +285,8 @@ def _by_rank(rows: list[Row]) -> list[dict[str, Any]]:
 def test_the_same_database_gives_the_same_data(page_of: Make, cli: Cli, place: Path) -> None:
     """Nothing in figures or points is drawn by lot."""
     page = page_of(recorded.mixed(200))
-    cli("report", "first", "--db", f"sqlite:///{place / 'made.db'}", "--out", "again.html")
-    assert Page((place / "again.html").read_text(encoding="utf-8")).data == page.data
+    cli("report", "first", "--db", f"sqlite:///{place / 'made.db'}", "--out", "again.HTM")
+    assert Page((place / "again.HTM").read_text(encoding="utf-8")).data == page.data
 
 
 # ------------------------------------------------------------------ nothing breaks out
@@ -381,6 +381,8 @@ def test_a_disk_that_fills_leaves_the_older_report(
     [
         ("folder", "--out folder: is a folder; give a file in it"),
         (os.devnull, f"--out {os.devnull}: is no plain file"),
+        ("first.pdf", "--out first.pdf: a report is an HTML page; give a file that ends in .html"),
+        ("first", "--out first: a report is an HTML page"),
         ("nowhere/first.html", "--out nowhere/first.html: folder nowhere does not exist"),
         ("x" * 300, "File name too long"),
     ],

@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from storage.engine import open_for_writing
+from storage.store import SqlStore
+from tests.filled import SETTINGS
+
 ROOT = Path(__file__).parents[3]
 
 Cli = Callable[..., Result]
@@ -208,16 +212,47 @@ def test_what_a_candidate_has_depends_on_its_status(ask: Ask) -> None:
 
 
 def test_the_table_of_candidates_stops_at_twenty(cli: Cli, ask: Ask, searched: Path) -> None:
-    """A table shows twenty candidates and says on stderr of how many; other formats and limits are not cut."""
+    """A table shows twenty candidates and says on stderr of how many, unless --limit is typed."""
     command = ("candidates", "second", "--db", f"sqlite:///{searched}")
     distinct = ask("status", "second")["distinct"]
     table = cli(*command)
     assert len(table.stdout.splitlines()) == 1 + 20
-    assert table.stderr.startswith(f"20 of {distinct}")
-    assert cli(*command, "--limit", 300).stdout == table.stdout
-    few = cli(*command, "--limit", 5)
-    assert (len(few.stdout.splitlines()), few.stderr) == (1 + 5, "")
+    assert table.stderr == f"20 of {distinct}; --limit N gives more, --format csv, json or jsonl all\n"
+    for limit, rows in ((5, 5), (20, 20), (21, 21), (300, 300), (10_000, distinct)):
+        limited = cli(*command, "--limit", limit)
+        assert (len(limited.stdout.splitlines()), limited.stderr) == (1 + rows, "")
     assert ask("candidates", "second", "--limit", 30) == ask("candidates", "second")[:30]
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        (("val_accuracy>97",), "no candidate fulfils it; accuracies go from 0 to 1"),
+        (("status=completed", "val_accuracy>=1.5"), "no candidate fulfils all of it; accuracies go from 0 to 1"),
+        (("parameters<0",), "no candidate fulfils it"),
+        (("val_accuracy<0",), "no candidate fulfils it"),
+    ],
+)
+def test_a_table_without_a_row_has_its_header(cli: Cli, searched: Path, where: tuple[str, ...], told: str) -> None:
+    """And says on stderr why it is empty; other formats are for programs."""
+    conditions = [word for condition in where for word in ("--where", condition)]
+    command = ("candidates", "first", *conditions, "--db", f"sqlite:///{searched}")
+    result = cli(*command)
+    assert (result.exit_code, result.stderr) == (0, f"{told}\n")
+    assert result.stdout == "index  status  reason  layer  val_accuracy  val_loss  parameters  layers\n"
+    other = cli(*command, "--format", "json")
+    assert (json.loads(other.stdout), other.stderr) == ([], "")
+
+
+def test_a_ranking_of_nothing_says_so(cli: Cli, place: Path) -> None:
+    """A search without a completed candidate."""
+    (place / "bad.txt").write_text("maxpool=kernel_size:64,stride:1,padding:0-\n")
+    assert cli("run", "none", "--strings", "bad.txt", "--dataset", "digits", "--workers", 0).exit_code == 0
+    result = cli("top", "none")
+    assert (result.exit_code, result.stdout.split()[0]) == (0, "rank")
+    assert result.stderr == "search none has no completed candidate yet; netsieve status none says how it stands\n"
+    other = cli("top", "none", "--format", "json")
+    assert (json.loads(other.stdout), other.stderr) == ([], "")
 
 
 # ------------------------------------------------------------------ failures
@@ -295,7 +330,26 @@ def test_an_unknown_search_suggests_the_nearest(cli: Cli, searched: Path, questi
     """A mistyped name gets exit code 2 and the nearest name."""
     result = cli(question[0], "frist", *question[2:], "--db", f"sqlite:///{searched}")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "Error: NAME 'frist': no such search in this database; there is first\n"
+    assert result.stderr == "Error: NAME 'frist': no such search in this database; did you mean first?\n"
+
+
+def test_an_unlike_name_is_told_which_there_are(cli: Cli, tmp_path: Path) -> None:
+    """All of a few, the newest of many; and of many that are near, the nearest."""
+    url = f"sqlite:///{tmp_path / 'many.db'}"
+    for names, known in (
+        (("first",), "there is first"),
+        (("mnist",), "there are mnist, first"),
+        (("deep",), "there are deep, mnist, first"),
+        (("wide",), "there are wide, deep, mnist among others: netsieve list"),
+    ):
+        engine = open_for_writing(url)
+        for name in names:
+            SqlStore.open(engine, name, SETTINGS, 10)
+        engine.dispose()
+        result = cli("top", "xyz", "--db", url)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == f"Error: NAME 'xyz': no such search in this database; {known}\n"
+    assert "; did you mean mnist?\n" in cli("top", "mnits", "--db", url).stderr
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: str(question[0]))
@@ -381,14 +435,14 @@ def test_a_table_has_the_columns_that_were_asked_for(cli: Cli, searched: Path) -
     result = cli("candidates", "second", "--columns", "epochs,index", "--db", f"sqlite:///{searched}")
     assert result.stdout.splitlines()[0].split() == ["epochs", "index"]
     assert len(result.stdout.splitlines()) == 1 + 20
-    assert "--format csv, json or jsonl gives all" in result.stderr
+    assert "; --limit N gives more, --format csv, json or jsonl all" in result.stderr
 
 
 def test_an_empty_selection_is_an_empty_answer(cli: Cli, ask: Ask, searched: Path) -> None:
-    """Nothing, and no error."""
+    """And no error."""
     assert ask("candidates", "second", "--where", "val_accuracy>1") == []
     result = cli("candidates", "second", "--where", "val_accuracy>1", "--db", f"sqlite:///{searched}")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert (result.exit_code, result.stderr) == (0, "no candidate fulfils it\n")
 
 
 @pytest.mark.parametrize("words", [("--where", "speed>1"), ("--sort", "speed"), ("--columns", "speed")])

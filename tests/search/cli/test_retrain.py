@@ -248,7 +248,7 @@ def test_an_unknown_search_suggests_the_nearest(cli: Cli, searched: Path) -> Non
     result = cli("retrain", "frist", 0, "--db", f"sqlite:///{searched}")
     assert (result.exit_code, result.stderr) == (
         2,
-        "Error: NAME 'frist': no such search in this database; there is first\n",
+        "Error: NAME 'frist': no such search in this database; did you mean first?\n",
     )
 
 

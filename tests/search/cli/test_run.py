@@ -272,7 +272,7 @@ def test_a_run_without_results_tells_what_its_workers_did(
 def test_resume_of_an_unknown_search(cli: Cli, copied: Path) -> None:
     """To resume a name that does not exist suggests the nearest and changes nothing."""
     before = copied.read_bytes()
-    refused(cli("resume", "secnd", "--workers", 0), "NAME 'secnd': no such search in this database; there is second")
+    refused(cli("resume", "secnd", "--workers", 0), "NAME 'secnd': no such search in", "; did you mean second?")
     assert copied.read_bytes() == before
 
 
@@ -451,6 +451,38 @@ def test_images_that_do_not_fit_the_space_are_refused(
     Path("tiny.toml").write_text(TINY_SPACE, encoding="utf-8")
     refused(cli("run", "own", "--dataset", "own.npz", "--space", "tiny.toml", "--workers", 0), told)
     assert sorted(path.name for path in place.iterdir()) == ["own.npz", "tiny.toml"]
+
+
+def test_images_that_look_channels_last_are_told_of(cli: Cli, place: Path) -> None:
+    """Where the space takes them as they stand they train, for it may be meant."""
+    save_images(Path("own.npz"), (40, 5, 8, 4))
+    Path("odd.toml").write_text(TINY_SPACE.replace("[3, 8, 8]", "[5, 8, 4]"), encoding="utf-8")
+    own = ("--dataset", "own.npz", "--space", "odd.toml", "--workers", 0, "--epochs", 1, "--batch-size", 8)
+    result = cli("run", "own", *own, "--candidates", 6)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(
+        "dataset own.npz has images of 5x8x4 (channels x height x width), as the space takes them, but this looks like "
+        "height x width x channels: if it is, store images.transpose(0, 3, 1, 2)\n"
+    )
+
+
+def test_images_that_were_moved_are_looked_for_in_vain(cli: Cli, place: Path) -> None:
+    """It is said where they were, and what goes on: the file put back, or --dataset with its new place."""
+    save_images(Path("own.npz"))
+    Path("tiny.toml").write_text(TINY_SPACE, encoding="utf-8")
+    own = ("--space", "tiny.toml", "--dataset", "own.npz", "--epochs", 1, "--batch-size", 8, "--candidates", 6)
+    assert cli("run", "own", *own, "--workers", 0, "--max-completed", 1).exit_code == 0
+    Path("own.npz").rename("moved.npz")
+    told = f"dataset {place / 'own.npz'}: no such file, and search own trains on it; put it back there"
+    refused(cli("resume", "own", "--workers", 0), f"{told}, or give --dataset with its new place\n")
+    refused(cli("confirm", "own", "--workers", 0), f"{told}\n")
+    refused(
+        cli("retrain", "own", asked(cli, "top", "own")[0]["index"]), f"{told}, or give --dataset with its new place\n"
+    )
+    result = cli("resume", "own", "--workers", 0, "--dataset", "moved.npz")
+    assert result.exit_code == 0, result.stderr
+    Path("moved.npz").rename("own.npz")
+    assert cli("resume", "own", "--workers", 0, "--candidates", 8).exit_code == 0
 
 
 def test_a_run_from_another_folder_finds_its_images(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,15 +70,18 @@ def test_sample_of_a_space_file(cli: Cli, place: Path) -> None:
 
 
 def test_sample_in_every_format(cli: Cli) -> None:
-    """As JSON it is a list, csv has a header of the keys, the table a line a draw, ten by default."""
+    """As JSON it is a list, csv has a header of the keys, the table one as well and a line a draw; ten by default."""
     as_list = json.loads(cli("sample", "--format", "json").stdout)
     assert as_list == drawn(cli("sample", "--format", "jsonl"))
     rows = list(csv.DictReader(io.StringIO(cli("sample", "--format", "csv").stdout)))
     assert [(row["index"], row["layers"]) for row in rows] == [(str(r["index"]), r["layers"]) for r in as_list]
     assert list(rows[0]) == SAMPLE_KEYS
-    table = cli("sample").stdout.splitlines()
+    header, *table = cli("sample").stdout.splitlines()
+    assert header.split() == ["index", "verdict", "layers"]
     assert len(table) == len(as_list) == 10
-    assert all(line.endswith(record["layers"]) for line, record in zip(table, as_list, strict=True))
+    for line, record in zip(table, as_list, strict=True):
+        assert line.endswith(record["layers"])
+        assert line.index(record["layers"]) == header.index("layers")
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,13 @@ def test_formats_say_the_same(cli: Cli, ask: Ask, filled: str) -> None:
 
 
 def test_a_table_stops_at_twenty_and_says_so(cli: Cli, filled: str) -> None:
-    """For people; fewer come without a word."""
+    """For people; fewer come without a word, and as many as are asked for."""
     result = cli("sql", "SELECT status FROM candidates", "--db", filled)
     assert len(result.stdout.splitlines()) == 1 + 20
-    assert result.stderr == "20 rows, and there are more; --format csv, json or jsonl gives all\n"
+    assert result.stderr == "20 rows, and there are more; --limit N gives more, --format csv, json or jsonl all\n"
+    for limit in (5, 30):
+        result = cli("sql", "SELECT status FROM candidates", "--limit", limit, "--db", filled)
+        assert (len(result.stdout.splitlines()), result.stderr) == (1 + limit, "")
     result = cli("sql", "SELECT 1 AS one, 'a\nb' AS lines, NULL AS none", "--db", filled)
     assert (result.stdout, result.stderr) == ("one  lines  none\n  1  a b       -\n", "")
     assert cli("sql", "SELECT status FROM candidates WHERE 1 = 0", "--db", filled).stdout == "status\n"
