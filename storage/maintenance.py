@@ -7,8 +7,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Row
 
 from search.candidates import FailureReason, Status
+from search.errors import DatabaseLost
 from storage import queries
 from storage.faults import translated
+from storage.queries import SearchRow
 from storage.schema import NO_LAYER, attempt, candidate, coordinator, lease, listed, search, tally
 from storage.store import count_changes
 
@@ -69,11 +71,17 @@ def _find_example(connection: Connection, search_id: int, reason: FailureReason)
     connection.execute(tally.update().where(*which).values(first_index=first.scalar_subquery()))
 
 
-def delete(engine: Engine, search_id: int) -> None:
-    """Delete a search with all that was recorded of it. Raises SettingsError while it is being run."""
+def delete(engine: Engine, asked: SearchRow) -> None:
+    """Delete a search with all that was recorded of it.
+
+    Raises SettingsError while it is being run; DatabaseLost where somebody else has deleted it since it was looked
+    at: its number may be another one's now.
+    """
     with translated(), engine.begin() as connection:
-        connection.execute(sa.select(search.c.id).where(search.c.id == search_id).with_for_update())
-        queries.require_room(connection, search_id)
+        is_asked = search.c.id == asked.id, search.c.name == asked.name, search.c.created_at == asked.created_at
+        if connection.scalar(sa.select(search.c.id).where(*is_asked).with_for_update()) is None:
+            raise DatabaseLost(f"search {asked.name} was deleted meanwhile; netsieve list shows what is there")
+        queries.require_room(connection, asked.id)
         for table in (attempt, lease, candidate, tally, listed, coordinator):
-            connection.execute(table.delete().where(table.c.search_id == search_id))
-        connection.execute(search.delete().where(search.c.id == search_id))
+            connection.execute(table.delete().where(table.c.search_id == asked.id))
+        connection.execute(search.delete().where(search.c.id == asked.id))

@@ -3,7 +3,9 @@
 Each method can be repeated after an error, also after one that hid a success: leases that were given
 are found again, attempts have numbers, an open candidate is ended by one guarded update. Whatever is
 written under a lease counts only while the lease is held (fencing by epoch), so a coordinator that was
-paused, and whose candidates another one took over, changes nothing when it wakes. Time is the database's.
+paused, and whose candidates another one took over, changes nothing when it wakes. Nor does one whose search was
+deleted: SQLite gives the numbers of deleted searches and coordinators to the next ones, so they are known by when they
+began, too. Time is the database's.
 """
 
 import json
@@ -39,11 +41,16 @@ Firsts = dict[Change, int]  # the first candidate of those that a change counts
 class SqlStore:
     """The store of one search, for one of the coordinators that work on it; ``join`` comes first."""
 
-    def __init__(self, engine: Engine, search_id: int, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, engine: Engine, search_id: int, lease_s: float = LEASE_S, created_at: datetime | None = None
+    ) -> None:
+        """``created_at`` is when the search was created; None: the one that ``join`` finds is meant."""
         self._engine = engine
         self._search_id = search_id
+        self._created_at = created_at
         self.lease_s = lease_s
         self._coordinator_id: int | None = None
+        self._started_at: datetime | None = None
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -79,7 +86,7 @@ class SqlStore:
             _extend_list(connection, name, found.id, strings)
             if target > found.target:
                 connection.execute(search.update().where(search.c.id == found.id).values(target=target))
-            return cls(engine, found.id, lease_s)
+            return cls(engine, found.id, lease_s, found.created_at)
 
     @property
     def search_id(self) -> int:
@@ -375,7 +382,7 @@ class SqlStore:
         Raises SettingsError while another one is at work beside which it may not be.
         """
         with self._transaction() as connection:
-            self._lock_search(connection)
+            self._created_at = self._lock_search(connection).created_at
             queries.require_room(connection, self._search_id, beside)
             now = queries.now(connection)
             row = connection.execute(
@@ -388,7 +395,7 @@ class SqlStore:
                 )
             )
             assert row.inserted_primary_key is not None
-            self._coordinator_id = row.inserted_primary_key[0]
+            self._coordinator_id, self._started_at = row.inserted_primary_key[0], now
 
     def renew(self) -> None:
         """Put off the expiry of all leases that are held."""
@@ -408,21 +415,28 @@ class SqlStore:
             mine = lease.delete().where(lease.c.coordinator_id == self._coordinator_id).returning(lease.c.epoch)
             epochs = connection.scalars(mine).all()  # before attempts, as in a takeover, or the two wait for each other
             self._end_attempts(connection, attempt.c.epoch.in_(epochs), Interruption.CANCELLED, now)
-            connection.execute(
-                coordinator.update()
-                .where(coordinator.c.id == self._coordinator_id)
-                .values(seen_at=now, ended_at=now, ending=ending, **_times(worked))
-            )
+            self._sign_of_life(connection, now, worked, ended_at=now, ending=ending)
 
-    def _sign_of_life(self, connection: Connection, now: datetime, worked: WorkerTime | None = None) -> bool:
-        """Say that this coordinator is at work, and what its workers did; whether it was asked to stop."""
-        row = connection.scalars(
+    def _sign_of_life(
+        self, connection: Connection, now: datetime, worked: WorkerTime | None = None, **ended: datetime | str | None
+    ) -> bool:
+        """Say that this coordinator is at work, or how it ended, and what its workers did; was it asked to stop?
+
+        Raises DatabaseLost where the coordinator is not there any more, and with it the search.
+        """
+        asked = connection.scalars(
             coordinator.update()
-            .where(coordinator.c.id == self._coordinator_id)
-            .values(seen_at=now, **_times(worked))
+            .where(self._is_self())
+            .values(seen_at=now, **_times(worked), **ended)
             .returning(coordinator.c.stop_asked)
-        )
-        return bool(row.one_or_none())
+        ).one_or_none()
+        if asked is None:
+            raise DatabaseLost(queries.DELETED)
+        return bool(asked)
+
+    def _is_self(self) -> sa.ColumnElement[bool]:
+        """Whether a coordinator is this one: another one may have its number, once its search was deleted."""
+        return sa.and_(coordinator.c.id == self._coordinator_id, coordinator.c.started_at == self._started_at)
 
     # -------------------------------------------------- shared by the above
 
@@ -430,9 +444,14 @@ class SqlStore:
         """The search's row, locked: one coordinator at a time draws, claims or joins.
 
         Rows that refer to it can still be inserted (FOR NO KEY UPDATE): who records does not wait for who draws,
-        with tallies in hand that the other one wants.
+        with tallies in hand that the other one wants. Raises DatabaseLost where the search, or this coordinator of it,
+        is not there any more.
         """
         row = sa.select(search).where(search.c.id == self._search_id).with_for_update(key_share=True)
+        if self._created_at is not None:
+            row = row.where(search.c.created_at == self._created_at)
+        if self._coordinator_id is not None:
+            row = row.where(sa.select(coordinator.c.id).where(self._is_self()).exists())
         found = connection.execute(row).one_or_none()
         if found is None:
             raise DatabaseLost(queries.DELETED)

@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
 from storage import maintenance, queries
 from storage.engine import open_for_reading, open_for_writing
-from storage.schema import attempt, candidate, coordinator, lease, tally
+from storage.schema import attempt, candidate, coordinator, lease, search, tally
 from storage.store import SqlStore
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
@@ -567,17 +567,74 @@ def test_a_search_that_is_deleted_under_a_run_ends_it(engine: Engine, store: Sql
     """As when its coordinator, elsewhere, was silent for too long: an error of ours, and nothing is written."""
     store.extend(3, judged(*VALID))  # type: ignore[arg-type]
     task, *_ = (begun(task) for task in store.claim(3, held=()).tasks)
+    delete(engine)
+    require_lost(store, task)
+    assert rows_of(engine, attempt) == rows_of(engine, lease) == 0
+
+
+def delete(engine: Engine) -> None:
+    """Delete the search, whose coordinators, elsewhere, were silent for too long."""
     with engine.begin() as connection:
         long_ago = queries.now(connection) - 2 * queries.SEEN_WITHIN
         connection.execute(coordinator.update().values(host="elsewhere", seen_at=long_ago))
-    maintenance.delete(engine, store.search_id)
-    news = News(dispatched=[task], outcomes=[(task, COMPLETED)])
-    for call in (lambda: store.record(news), lambda: store.claim(3, ()), lambda: store.extend(3, judge)):
+        found = queries.require(connection, "first")
+    maintenance.delete(engine, found)
+
+
+def require_lost(store: SqlStore, task: Task) -> None:
+    """Whatever a coordinator does, it hears that its search was deleted."""
+    calls: list[Callable[[], object]] = [
+        lambda: store.record(News(dispatched=[task], outcomes=[(task, COMPLETED)])),
+        lambda: store.record(News(given_back={task.lease})),
+        lambda: store.claim(3, ()),
+        lambda: store.extend(3, judge),
+        store.renew,
+        lambda: store.leave(None),
+    ]
+    for call in calls:
         with pytest.raises(DatabaseLost, match="the search was deleted"):
             call()
-    store.renew()
-    store.leave(None)
-    assert rows_of(engine, attempt) == rows_of(engine, lease) == 0
+
+
+def test_a_search_that_took_the_number_of_a_deleted_one_is_left_alone(engine: Engine) -> None:
+    """SQLite numbers a search and its coordinator as the deleted ones: who slept over that, writes nothing there."""
+    paused = joined(engine)
+    paused.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    task, *_ = (begun(task) for task in paused.claim(3, held=()).tasks)
+    delete(engine)
+    store = joined(engine)
+    assert (store.search_id == paused.search_id) is (engine.dialect.name == "sqlite")
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    store.claim(3, held=())
+    store.record(News(dispatched=[task]))
+    before = contents(engine)
+    require_lost(paused, task)
+    assert contents(engine) == before
+
+
+def test_a_copy_of_a_deleted_search_is_left_alone(engine: Engine) -> None:
+    """It was created when the original was: who slept over the copying is none of its coordinators."""
+    paused = joined(engine)
+    with engine.connect() as connection:
+        created_at = queries.require(connection, "first").created_at
+    delete(engine)
+    store = joined(engine)
+    with engine.begin() as connection:
+        connection.execute(search.update().values(created_at=created_at))
+    with pytest.raises(DatabaseLost):
+        paused.extend(3, judge)
+    assert joined(engine).extend(3, judge) == 97
+    with pytest.raises(DatabaseLost):  # it has seen another one
+        store.extend(3, judge)
+
+
+def contents(engine: Engine) -> list[list[tuple[object, ...]]]:
+    """All rows of all tables but ``listed``, which has none here."""
+    with engine.connect() as connection:
+        return [
+            list(map(tuple, connection.execute(sa.select(table).order_by(*table.primary_key))))
+            for table in (search, candidate, tally, coordinator, lease, attempt)
+        ]
 
 
 def rows_of(engine: Engine, table: sa.Table) -> int:
