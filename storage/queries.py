@@ -43,6 +43,15 @@ def one_of_digests(connection: Connection, digests: Sequence[bytes]) -> sa.Colum
     return candidate.c.digest.in_(digests)
 
 
+def all_of(search_id: int) -> sa.ColumnElement[bool]:
+    """Whether a candidate is one of the search, for a query that goes through all of them.
+
+    The bound, which all fulfil, makes SQLite do so in their order: by the search alone it takes the index of digests,
+    and fetches every row from another place of the file.
+    """
+    return sa.and_(candidate.c.search_id == search_id, candidate.c.draw_index >= 0)
+
+
 class State(StrEnum):
     """How a search stands; read from its rows, not stored."""
 
