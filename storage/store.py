@@ -141,7 +141,9 @@ class SqlStore:
     def claim(self, count: int, held: Collection[int]) -> Claims:
         """Lease up to ``count`` open candidates, in order; first those of own leases that are not in ``held``.
 
-        Leases that expired, or whose coordinator is known to be dead, are taken over.
+        Those were given by a transaction whose answer never came, or opened again after they had ended; of them too
+        no more than ``count`` are given, and the rest is free. Leases that expired, or whose coordinator is known to
+        be dead, are taken over.
         """
         with self._transaction() as connection:
             row = self._lock_search(connection)
@@ -151,14 +153,17 @@ class SqlStore:
                 sa.select(lease).where(lease.c.search_id == self._search_id).order_by(lease.c.first_index)
             ).all()
             own = [found for found in leases if found.coordinator_id == self._coordinator_id]
-            rows = {
-                found.epoch: self._open_in(connection, found.first_index, found.stop_index, None)
-                for found in own
-                if found.epoch not in held  # given by a transaction whose answer never came
-            }
-            epoch, wanted = row.claims, count - sum(map(len, rows.values()))
+            rows: dict[int, Sequence[Any]] = {}
+            epoch, wanted = row.claims, count
+            for one in sorted(own, key=lambda one: one.epoch):
+                if one.epoch in held:
+                    continue
+                rows[one.epoch] = found = self._open_in(connection, one.first_index, one.stop_index, wanted)
+                wanted -= len(found)
+                if not wanted:
+                    self._shrink_lease(connection, one.epoch, found)
             for first, stop in _gaps(leases, row.drawn):
-                found = self._open_in(connection, first, stop, wanted) if wanted > 0 else []
+                found = self._open_in(connection, first, stop, wanted) if wanted else []
                 if found:
                     epoch, wanted = epoch + 1, wanted - len(found)
                     rows[epoch] = found
@@ -166,7 +171,7 @@ class SqlStore:
             if epoch != row.claims:
                 self._update_search(connection, claims=epoch)
             return Claims(
-                tasks=tuple(self._tasks(connection, rows)), open_elsewhere=wanted <= 0 or len(own) < len(leases)
+                tasks=tuple(self._tasks(connection, rows)), open_elsewhere=not wanted or len(own) < len(leases)
             )
 
     def _take_over(self, connection: Connection, now: datetime) -> None:
@@ -190,8 +195,8 @@ class SqlStore:
         ).all()
         self._end_attempts(connection, attempt.c.epoch.in_(ended), Interruption.COORDINATOR_LOST, now)
 
-    def _open_in(self, connection: Connection, first: int, stop: int, limit: int | None) -> Sequence[Any]:
-        """The open candidates from index ``first`` to before ``stop``, in order."""
+    def _open_in(self, connection: Connection, first: int, stop: int, limit: int) -> Sequence[Any]:
+        """The first ``limit`` open candidates from index ``first`` to before ``stop``, in order."""
         rows = connection.execute(
             sa.select(candidate.c.draw_index, candidate.c.layers, candidate.c.macs, candidate.c.attempts)
             .where(
@@ -204,6 +209,14 @@ class SqlStore:
             .limit(limit)
         )
         return rows.all()
+
+    def _shrink_lease(self, connection: Connection, epoch: int, rows: Sequence[Any]) -> None:
+        """Let an own lease end behind these, its first open candidates; without any it is over."""
+        which = lease.c.search_id == self._search_id, lease.c.epoch == epoch
+        if rows:
+            connection.execute(lease.update().where(*which).values(stop_index=rows[-1].draw_index + 1))
+        else:
+            connection.execute(lease.delete().where(*which))
 
     def _insert_lease(self, connection: Connection, epoch: int, rows: Sequence[Any], now: datetime) -> None:
         connection.execute(

@@ -432,6 +432,22 @@ def test_a_claim_whose_answer_was_lost_is_given_again(store: SqlStore) -> None:
     assert not set(store.claim(5, held={1}).tasks) & set(lost.tasks)
 
 
+def test_a_claim_gives_no_more_than_was_asked_for(engine: Engine, store: SqlStore) -> None:
+    """Nor of own leases, as after a retry of what they once held; what is not given is there for others."""
+    store.extend(100, judge)
+    first, second = store.claim(4, held=()), store.claim(4, held={1})
+    beside = joined(engine)
+    assert store.claim(3, held={2}).tasks == first.tasks[:3]
+    assert store.claim(3, held={1}).tasks == second.tasks[:3]
+    taken = beside.claim(100, held=()).tasks
+    assert {task.index for task in (*first.tasks[3:], *second.tasks[3:])} <= {task.index for task in taken}
+    assert store.claim(3, held=()) == replace(first, tasks=first.tasks[:3])
+    assert {task.index for task in beside.claim(100, held={t.lease for t in taken}).tasks} == {
+        task.index for task in second.tasks[:3]
+    }
+    assert store.record(News(started=[begun(second.tasks[0])])).lost == {second.tasks[0].lease}
+
+
 def test_what_is_given_back_is_there_for_others(engine: Engine, store: SqlStore) -> None:
     """At once, with its history; what came with it counts, and the same once more changes nothing."""
     store.extend(3, judged(*VALID))  # type: ignore[arg-type]
