@@ -306,13 +306,21 @@ class SqlStore:
             )
 
     def _record_outcomes(self, connection: Connection, outcomes: Mapping[Task, Outcome], now: datetime) -> None:
-        """End the candidates that are still open; a repeated transaction finds none, and counts none."""
+        """End the candidates that are still open; a repeated transaction finds none, and counts none.
+
+        Nor does it end those that ``resume --retry`` opened in between: the attempts that failed are forgiven.
+        """
         here = candidate.c.search_id == self._search_id
         indices = [task.index for task in outcomes]
         is_one = queries.one_of(connection, candidate.c.draw_index, indices)
         query = sa.select(candidate.c.draw_index).where(here, is_one, candidate.c.status == Status.OPEN)
         still_open = set(connection.scalars(query) if indices else ())
-        ended = {task: outcome for task, outcome in outcomes.items() if task.index in still_open}
+        again = self._forgiven(connection, [task.index for task, o in outcomes.items() if o.reason is not None])
+        ended = {
+            task: outcome
+            for task, outcome in outcomes.items()
+            if task.index in still_open and (task.index, task.attempt) not in again
+        }
         if not ended:
             return
         self._end_candidates(connection, ended, now)
@@ -331,6 +339,20 @@ class SqlStore:
             )
         failed = [(task, o.reason, o.detail or "") for task, o in ended.items() if o.reason is not None]
         self._record_endings(connection, failed, now)
+
+    def _forgiven(self, connection: Connection, indices: Sequence[int]) -> set[tuple[int, int]]:
+        """The attempts at these candidates, by index and number, that have ended and are forgiven."""
+        if not indices:
+            return set()
+        rows = connection.execute(
+            sa.select(attempt.c.draw_index, attempt.c.number).where(
+                attempt.c.search_id == self._search_id,
+                queries.one_of(connection, attempt.c.draw_index, indices),
+                attempt.c.ending.is_not(None),
+                attempt.c.forgiven,
+            )
+        )
+        return {(row.draw_index, row.number) for row in rows}
 
     def _end_candidates(self, connection: Connection, ended: Mapping[Task, Outcome], now: datetime) -> None:
         """Fill in the columns of the ends of open candidates; Postgres in one statement (see tests/benchmarks)."""

@@ -199,7 +199,10 @@ class ModelStore:
             attempt.started |= task.isolated
 
     def _end(self, task: Task, outcome: Outcome, held: Collection[int]) -> None:
-        entry = self.ledger.entries[task.index]
+        entry, attempt = self.ledger.entries[task.index], self.ledger.attempts.get((task.index, task.attempt))
+        is_again = outcome.reason is not None and attempt is not None and attempt.ending is not None
+        if is_again and attempt.forgiven:  # recorded once more, and opened again in between
+            return
         if task.lease in held and entry.status is Status.OPEN:
             entry.status, entry.outcome, entry.attempts = outcome.status, outcome, task.begun
             if outcome.reason is None:

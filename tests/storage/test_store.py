@@ -711,6 +711,21 @@ def test_a_failure_beside_a_retry_keeps_its_example(postgres_url: str, monkeypat
     engine.dispose()
 
 
+def test_a_retry_is_not_undone_by_a_record_that_is_repeated(engine: Engine, store: SqlStore) -> None:
+    """Its answer was lost, and the candidate opened again meanwhile; the next attempt at it counts as ever."""
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    task, *_ = (begun(task) for task in store.claim(3, held=()).tasks)
+    failed = replace(COMPLETED, reason=FailureReason.TIMEOUT)
+    news = News(dispatched=[task]), News(outcomes=[(task, failed)])
+    for one in (*news, news[1]):
+        store.record(one)
+    assert maintenance.reopen(engine, store.search_id, {FailureReason.TIMEOUT}) == 1
+    assert store.record(news[1]).counts.open == 3
+    (task,) = (begun(task) for task in store.claim(1, held=()).tasks)
+    store.record(News(dispatched=[task]))
+    assert store.record(News(outcomes=[(task, failed)])).counts.failed == 1
+
+
 def test_a_retry_leaves_no_example_behind(engine: Engine, store: SqlStore) -> None:
     """Of a reason for which nothing is failed any more; others keep theirs."""
     store.extend(3, judged(*VALID))  # type: ignore[arg-type]
