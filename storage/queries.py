@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.dialects import postgresql
 
 from search.candidates import CHARGED, Interruption, Status, charges_of_losses
-from search.errors import DatabaseLost, SettingsError, UnknownSearch, quoted
+from search.errors import DatabaseLost, SettingsError, SpaceError, UnknownSearch, quoted
 from search.messages import WorkerTime
 from search.run import Best, Counts
 from search.settings import SearchSettings
@@ -140,12 +140,35 @@ _COLUMNS = [candidate.c.draw_index, *(candidate.c[name] for name in list(Candida
 _DETAILS = ("detail", "curve", "test_loss", "test_accuracy")
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What can be said of any search, also of one that a newer netsieve made."""
+
+    id: int
+    name: str
+    dataset: str
+    space: str  # its name
+    created_at: datetime
+
+
 def find(connection: Connection, name: str) -> SearchRow | None:
-    """The search of that name, if there is one."""
+    """The search of that name, if there is one. Raises SettingsError if a newer netsieve made it."""
     row = connection.execute(sa.select(search).where(search.c.name == name)).one_or_none()
     if row is None:
         return None
-    return SearchRow(row.id, row.name, SearchSettings.from_dict(row.settings), row.created_at, row.netsieve_version)
+    try:
+        settings = SearchSettings.from_dict(row.settings)
+    except (SettingsError, SpaceError) as error:
+        raise SettingsError(f"search {name}: {error}") from None
+    return SearchRow(row.id, row.name, settings, row.created_at, row.netsieve_version)
+
+
+def outlines(connection: Connection) -> list[Outline]:
+    """All searches, oldest first."""
+    return [
+        Outline(row.id, row.name, row.settings["dataset"], row.settings["space"]["name"], row.created_at)
+        for row in connection.execute(sa.select(search).order_by(search.c.id))
+    ]
 
 
 def require(connection: Connection, name: str) -> SearchRow:
