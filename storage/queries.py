@@ -4,7 +4,7 @@ Counts come from the tallies and rankings from an index, so answers do not slow 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -350,14 +350,6 @@ def best(connection: Connection, search_id: int) -> Best | None:
         assert row.val_loss is not None
         return Best(row.index, row.val_accuracy, row.val_loss, row.layers)
     return None
-
-
-def candidates(connection: Connection, search_id: int, limit: int | None) -> Iterator[CandidateRow]:
-    """The candidates in the order in which they were drawn, streamed."""
-    query = sa.select(*_COLUMNS).where(candidate.c.search_id == search_id).order_by(candidate.c.draw_index)
-    # The option is the statement's: set on the connection, it would be that of all later ones.
-    for row in connection.execute(query.limit(limit), execution_options={"yield_per": 1000}):
-        yield _candidate(row)
 
 
 class By(StrEnum):

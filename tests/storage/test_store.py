@@ -27,6 +27,7 @@ from storage import maintenance, queries, summary
 from storage.engine import open_for_reading, open_for_writing
 from storage.schema import attempt, candidate, coordinator, lease, search, tally
 from storage.store import SqlStore
+from tests.stored import candidates
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
 VALID = ("conv=channel_factor:3,kernel_size:3,stride:1,padding:0-", "dropout=p:0.2-", "dropout=p:0.4-")
@@ -79,7 +80,7 @@ def end(store: SqlStore, *outcomes: Outcome) -> Reply:
 def rows(engine: Engine, name: str = "first") -> list[queries.CandidateRow]:
     with engine.connect() as connection:
         search = queries.require(connection, name)
-        return list(queries.candidates(connection, search.id, None))
+        return candidates(connection, search.id)
 
 
 def test_a_search_is_created_once(engine: Engine, store: SqlStore) -> None:
@@ -291,7 +292,7 @@ def test_questions_use_their_indexes(engine: Engine, store: SqlStore) -> None:
 
 
 def test_what_goes_through_all_candidates_does_so_in_their_order(tmp_path: Path) -> None:
-    """By the index of digests SQLite would fetch each row from another place: twelve times as slow at four million."""
+    """By the index of digests SQLite would fetch each row from another place of the file."""
     engine = open_for_writing(f"sqlite:///{tmp_path / 'search.db'}")
     store = joined(engine)
     store.extend(3, judged(*VALID))  # type: ignore[arg-type]
