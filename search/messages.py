@@ -160,7 +160,7 @@ Event = WorkerEvent | Claimed | Submitted | LeasesLost | Recorded | StopAsked | 
 
 @dataclass(frozen=True)
 class Claim:
-    """Claim at least ``count`` more open candidates, drawing them if need be; answer with Claimed."""
+    """Claim up to ``count`` more open candidates, drawing them if need be; answer with Claimed."""
 
     count: int
 

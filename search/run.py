@@ -189,8 +189,9 @@ class CandidateStore(Protocol):
     def claim(self, count: int, held: Collection[int]) -> Claims:
         """Lease up to ``count`` open candidates, in order; first those of own leases that are not in ``held``.
 
-        Those were given in an answer that never came, or were opened again after they had ended. Leases that
-        expired, or whose coordinator is known to be dead, are taken over.
+        Those were given in an answer that never came, or were opened again after they had ended; of them too no more
+        than ``count`` are given, and the rest is free. Leases that expired, or whose coordinator is known to be dead,
+        are taken over.
         """
         ...
 

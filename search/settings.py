@@ -6,7 +6,7 @@ refused with the differences. Limits belong to a run and are free.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from search.errors import SettingsError, quoted
@@ -93,7 +93,16 @@ class SearchSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":
-        """The settings of plain values. Raises SpaceError, SettingsError."""
+        """The settings of plain values. Raises SpaceError; SettingsError, also for a setting that is not known here."""
+        known = (("", values, cls), ("space.", values["space"], SearchSpace), ("recipe.", values["recipe"], Recipe))
+        others = [
+            f"{where}{key}" for where, part, kind in known for key in part.keys() - {f.name for f in fields(kind)}
+        ]
+        if others:
+            raise SettingsError(
+                f"the settings {quoted(', '.join(sorted(others)), 200)} are not known to this netsieve, "
+                "a newer one made the search: update netsieve"
+            )
         lengths = tuple(values["lengths"]) if "lengths" in values else None
         space, recipe = space_from_dict(values["space"]), Recipe(**values["recipe"])
         return cls(**{**values, "space": space, "recipe": recipe, "lengths": lengths})

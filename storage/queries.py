@@ -4,7 +4,7 @@ Counts come from the tallies and rankings from an index, so answers do not slow 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.dialects import postgresql
 
 from search.candidates import CHARGED, Interruption, Status, charges_of_losses
-from search.errors import DatabaseLost, SettingsError, UnknownSearch, quoted
+from search.errors import DatabaseLost, SettingsError, SpaceError, UnknownSearch, quoted
 from search.messages import WorkerTime
 from search.run import Best, Counts
 from search.settings import SearchSettings
@@ -41,6 +41,15 @@ def one_of_digests(connection: Connection, digests: Sequence[bytes]) -> sa.Colum
     if connection.dialect.name == "postgresql":
         return candidate.c.digest == sa.any_(sa.cast(digests, postgresql.ARRAY(sa.LargeBinary)))
     return candidate.c.digest.in_(digests)
+
+
+def all_of(search_id: int) -> sa.ColumnElement[bool]:
+    """Whether a candidate is one of the search, for a query that goes through all of them.
+
+    The bound, which all fulfil, makes SQLite do so in their order: by the search alone it takes the index of digests,
+    and fetches every row from another place of the file.
+    """
+    return sa.and_(candidate.c.search_id == search_id, candidate.c.draw_index >= 0)
 
 
 class State(StrEnum):
@@ -131,12 +140,35 @@ _COLUMNS = [candidate.c.draw_index, *(candidate.c[name] for name in list(Candida
 _DETAILS = ("detail", "curve", "test_loss", "test_accuracy")
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What can be said of any search, also of one that a newer netsieve made."""
+
+    id: int
+    name: str
+    dataset: str
+    space: str  # its name
+    created_at: datetime
+
+
 def find(connection: Connection, name: str) -> SearchRow | None:
-    """The search of that name, if there is one."""
+    """The search of that name, if there is one. Raises SettingsError if a newer netsieve made it."""
     row = connection.execute(sa.select(search).where(search.c.name == name)).one_or_none()
     if row is None:
         return None
-    return SearchRow(row.id, row.name, SearchSettings.from_dict(row.settings), row.created_at, row.netsieve_version)
+    try:
+        settings = SearchSettings.from_dict(row.settings)
+    except (SettingsError, SpaceError) as error:
+        raise SettingsError(f"search {name}: {error}") from None
+    return SearchRow(row.id, row.name, settings, row.created_at, row.netsieve_version)
+
+
+def outlines(connection: Connection) -> list[Outline]:
+    """All searches, oldest first."""
+    return [
+        Outline(row.id, row.name, row.settings["dataset"], row.settings["space"]["name"], row.created_at)
+        for row in connection.execute(sa.select(search).order_by(search.c.id))
+    ]
 
 
 def require(connection: Connection, name: str) -> SearchRow:
@@ -326,14 +358,6 @@ def best(connection: Connection, search_id: int) -> Best | None:
         assert row.val_loss is not None
         return Best(row.index, row.val_accuracy, row.val_loss, row.layers)
     return None
-
-
-def candidates(connection: Connection, search_id: int, limit: int | None) -> Iterator[CandidateRow]:
-    """The candidates in the order in which they were drawn, streamed."""
-    query = sa.select(*_COLUMNS).where(candidate.c.search_id == search_id).order_by(candidate.c.draw_index)
-    # The option is the statement's: set on the connection, it would be that of all later ones.
-    for row in connection.execute(query.limit(limit), execution_options={"yield_per": 1000}):
-        yield _candidate(row)
 
 
 class By(StrEnum):

@@ -6,8 +6,9 @@ declaration (``DECLARE ... CURSOR FOR``), where its grammar admits nothing that 
 the extended protocol, which takes a single statement, in a transaction that is read-only; EXPLAIN and SHOW, which no
 cursor takes, go by the same protocol in the same transaction. It is rolled back at the end, whatever happened in it.
 
-Not covered: functions with effects outside the database's tables, which Postgres lets its superusers call in any
-SELECT (``pg_terminate_backend``, ``pg_reload_conf``). Ask as a user without such rights.
+Not covered: functions with effects outside the database's tables, which Postgres lets be called in any SELECT.
+Superusers may call all of them (``pg_reload_conf``), any other role those that end connections of its own
+(``pg_terminate_backend``), a running search's included. Ask as a role of its own, which may only SELECT.
 """
 
 import re

@@ -80,6 +80,10 @@ class Condition:
     @classmethod
     def parse(cls, text: str) -> "Condition":
         """The condition that a text writes. Raises SettingsError, with what may be written."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
+            raise SettingsError(f"--where {quoted(text)}: is not UTF-8 text; write it in UTF-8") from None
         match = _CONDITION.fullmatch(text)
         if match is None:
             raise SettingsError(

@@ -3,7 +3,9 @@
 Each method can be repeated after an error, also after one that hid a success: leases that were given
 are found again, attempts have numbers, an open candidate is ended by one guarded update. Whatever is
 written under a lease counts only while the lease is held (fencing by epoch), so a coordinator that was
-paused, and whose candidates another one took over, changes nothing when it wakes. Time is the database's.
+paused, and whose candidates another one took over, changes nothing when it wakes. Nor does one whose search was
+deleted: SQLite gives the numbers of deleted searches and coordinators to the next ones, so they are known by when they
+began, too. Time is the database's.
 """
 
 import json
@@ -39,11 +41,16 @@ Firsts = dict[Change, int]  # the first candidate of those that a change counts
 class SqlStore:
     """The store of one search, for one of the coordinators that work on it; ``join`` comes first."""
 
-    def __init__(self, engine: Engine, search_id: int, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, engine: Engine, search_id: int, lease_s: float = LEASE_S, created_at: datetime | None = None
+    ) -> None:
+        """``created_at`` is when the search was created; None: the one that ``join`` finds is meant."""
         self._engine = engine
         self._search_id = search_id
+        self._created_at = created_at
         self.lease_s = lease_s
         self._coordinator_id: int | None = None
+        self._started_at: datetime | None = None
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -79,7 +86,7 @@ class SqlStore:
             _extend_list(connection, name, found.id, strings)
             if target > found.target:
                 connection.execute(search.update().where(search.c.id == found.id).values(target=target))
-            return cls(engine, found.id, lease_s)
+            return cls(engine, found.id, lease_s, found.created_at)
 
     @property
     def search_id(self) -> int:
@@ -134,7 +141,9 @@ class SqlStore:
     def claim(self, count: int, held: Collection[int]) -> Claims:
         """Lease up to ``count`` open candidates, in order; first those of own leases that are not in ``held``.
 
-        Leases that expired, or whose coordinator is known to be dead, are taken over.
+        Those were given by a transaction whose answer never came, or opened again after they had ended; of them too
+        no more than ``count`` are given, and the rest is free. Leases that expired, or whose coordinator is known to
+        be dead, are taken over.
         """
         with self._transaction() as connection:
             row = self._lock_search(connection)
@@ -144,14 +153,17 @@ class SqlStore:
                 sa.select(lease).where(lease.c.search_id == self._search_id).order_by(lease.c.first_index)
             ).all()
             own = [found for found in leases if found.coordinator_id == self._coordinator_id]
-            rows = {
-                found.epoch: self._open_in(connection, found.first_index, found.stop_index, None)
-                for found in own
-                if found.epoch not in held  # given by a transaction whose answer never came
-            }
-            epoch, wanted = row.claims, count - sum(map(len, rows.values()))
+            rows: dict[int, Sequence[Any]] = {}
+            epoch, wanted = row.claims, count
+            for one in sorted(own, key=lambda one: one.epoch):
+                if one.epoch in held:
+                    continue
+                rows[one.epoch] = found = self._open_in(connection, one.first_index, one.stop_index, wanted)
+                wanted -= len(found)
+                if not wanted:
+                    self._shrink_lease(connection, one.epoch, found)
             for first, stop in _gaps(leases, row.drawn):
-                found = self._open_in(connection, first, stop, wanted) if wanted > 0 else []
+                found = self._open_in(connection, first, stop, wanted) if wanted else []
                 if found:
                     epoch, wanted = epoch + 1, wanted - len(found)
                     rows[epoch] = found
@@ -159,7 +171,7 @@ class SqlStore:
             if epoch != row.claims:
                 self._update_search(connection, claims=epoch)
             return Claims(
-                tasks=tuple(self._tasks(connection, rows)), open_elsewhere=wanted <= 0 or len(own) < len(leases)
+                tasks=tuple(self._tasks(connection, rows)), open_elsewhere=not wanted or len(own) < len(leases)
             )
 
     def _take_over(self, connection: Connection, now: datetime) -> None:
@@ -183,8 +195,8 @@ class SqlStore:
         ).all()
         self._end_attempts(connection, attempt.c.epoch.in_(ended), Interruption.COORDINATOR_LOST, now)
 
-    def _open_in(self, connection: Connection, first: int, stop: int, limit: int | None) -> Sequence[Any]:
-        """The open candidates from index ``first`` to before ``stop``, in order."""
+    def _open_in(self, connection: Connection, first: int, stop: int, limit: int) -> Sequence[Any]:
+        """The first ``limit`` open candidates from index ``first`` to before ``stop``, in order."""
         rows = connection.execute(
             sa.select(candidate.c.draw_index, candidate.c.layers, candidate.c.macs, candidate.c.attempts)
             .where(
@@ -197,6 +209,14 @@ class SqlStore:
             .limit(limit)
         )
         return rows.all()
+
+    def _shrink_lease(self, connection: Connection, epoch: int, rows: Sequence[Any]) -> None:
+        """Let an own lease end behind these, its first open candidates; without any it is over."""
+        which = lease.c.search_id == self._search_id, lease.c.epoch == epoch
+        if rows:
+            connection.execute(lease.update().where(*which).values(stop_index=rows[-1].draw_index + 1))
+        else:
+            connection.execute(lease.delete().where(*which))
 
     def _insert_lease(self, connection: Connection, epoch: int, rows: Sequence[Any], now: datetime) -> None:
         connection.execute(
@@ -286,13 +306,21 @@ class SqlStore:
             )
 
     def _record_outcomes(self, connection: Connection, outcomes: Mapping[Task, Outcome], now: datetime) -> None:
-        """End the candidates that are still open; a repeated transaction finds none, and counts none."""
+        """End the candidates that are still open; a repeated transaction finds none, and counts none.
+
+        Nor does it end those that ``resume --retry`` opened in between: the attempts that failed are forgiven.
+        """
         here = candidate.c.search_id == self._search_id
         indices = [task.index for task in outcomes]
         is_one = queries.one_of(connection, candidate.c.draw_index, indices)
         query = sa.select(candidate.c.draw_index).where(here, is_one, candidate.c.status == Status.OPEN)
         still_open = set(connection.scalars(query) if indices else ())
-        ended = {task: outcome for task, outcome in outcomes.items() if task.index in still_open}
+        again = self._forgiven(connection, [task.index for task, o in outcomes.items() if o.reason is not None])
+        ended = {
+            task: outcome
+            for task, outcome in outcomes.items()
+            if task.index in still_open and (task.index, task.attempt) not in again
+        }
         if not ended:
             return
         self._end_candidates(connection, ended, now)
@@ -311,6 +339,20 @@ class SqlStore:
             )
         failed = [(task, o.reason, o.detail or "") for task, o in ended.items() if o.reason is not None]
         self._record_endings(connection, failed, now)
+
+    def _forgiven(self, connection: Connection, indices: Sequence[int]) -> set[tuple[int, int]]:
+        """The attempts at these candidates, by index and number, that have ended and are forgiven."""
+        if not indices:
+            return set()
+        rows = connection.execute(
+            sa.select(attempt.c.draw_index, attempt.c.number).where(
+                attempt.c.search_id == self._search_id,
+                queries.one_of(connection, attempt.c.draw_index, indices),
+                attempt.c.ending.is_not(None),
+                attempt.c.forgiven,
+            )
+        )
+        return {(row.draw_index, row.number) for row in rows}
 
     def _end_candidates(self, connection: Connection, ended: Mapping[Task, Outcome], now: datetime) -> None:
         """Fill in the columns of the ends of open candidates; Postgres in one statement (see tests/benchmarks)."""
@@ -375,7 +417,7 @@ class SqlStore:
         Raises SettingsError while another one is at work beside which it may not be.
         """
         with self._transaction() as connection:
-            self._lock_search(connection)
+            self._created_at = self._lock_search(connection).created_at
             queries.require_room(connection, self._search_id, beside)
             now = queries.now(connection)
             row = connection.execute(
@@ -388,7 +430,7 @@ class SqlStore:
                 )
             )
             assert row.inserted_primary_key is not None
-            self._coordinator_id = row.inserted_primary_key[0]
+            self._coordinator_id, self._started_at = row.inserted_primary_key[0], now
 
     def renew(self) -> None:
         """Put off the expiry of all leases that are held."""
@@ -408,21 +450,28 @@ class SqlStore:
             mine = lease.delete().where(lease.c.coordinator_id == self._coordinator_id).returning(lease.c.epoch)
             epochs = connection.scalars(mine).all()  # before attempts, as in a takeover, or the two wait for each other
             self._end_attempts(connection, attempt.c.epoch.in_(epochs), Interruption.CANCELLED, now)
-            connection.execute(
-                coordinator.update()
-                .where(coordinator.c.id == self._coordinator_id)
-                .values(seen_at=now, ended_at=now, ending=ending, **_times(worked))
-            )
+            self._sign_of_life(connection, now, worked, ended_at=now, ending=ending)
 
-    def _sign_of_life(self, connection: Connection, now: datetime, worked: WorkerTime | None = None) -> bool:
-        """Say that this coordinator is at work, and what its workers did; whether it was asked to stop."""
-        row = connection.scalars(
+    def _sign_of_life(
+        self, connection: Connection, now: datetime, worked: WorkerTime | None = None, **ended: datetime | str | None
+    ) -> bool:
+        """Say that this coordinator is at work, or how it ended, and what its workers did; was it asked to stop?
+
+        Raises DatabaseLost where the coordinator is not there any more, and with it the search.
+        """
+        asked = connection.scalars(
             coordinator.update()
-            .where(coordinator.c.id == self._coordinator_id)
-            .values(seen_at=now, **_times(worked))
+            .where(self._is_self())
+            .values(seen_at=now, **_times(worked), **ended)
             .returning(coordinator.c.stop_asked)
-        )
-        return bool(row.one_or_none())
+        ).one_or_none()
+        if asked is None:
+            raise DatabaseLost(queries.DELETED)
+        return bool(asked)
+
+    def _is_self(self) -> sa.ColumnElement[bool]:
+        """Whether a coordinator is this one: another one may have its number, once its search was deleted."""
+        return sa.and_(coordinator.c.id == self._coordinator_id, coordinator.c.started_at == self._started_at)
 
     # -------------------------------------------------- shared by the above
 
@@ -430,9 +479,14 @@ class SqlStore:
         """The search's row, locked: one coordinator at a time draws, claims or joins.
 
         Rows that refer to it can still be inserted (FOR NO KEY UPDATE): who records does not wait for who draws,
-        with tallies in hand that the other one wants.
+        with tallies in hand that the other one wants. Raises DatabaseLost where the search, or this coordinator of it,
+        is not there any more.
         """
         row = sa.select(search).where(search.c.id == self._search_id).with_for_update(key_share=True)
+        if self._created_at is not None:
+            row = row.where(search.c.created_at == self._created_at)
+        if self._coordinator_id is not None:
+            row = row.where(sa.select(coordinator.c.id).where(self._is_self()).exists())
         found = connection.execute(row).one_or_none()
         if found is None:
             raise DatabaseLost(queries.DELETED)

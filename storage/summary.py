@@ -13,10 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from search.candidates import Status
-from storage.queries import By, coordinators_at_work, details, failures, layer_strings, literally
+from storage.queries import By, all_of, coordinators_at_work, details, failures, literally
 from storage.schema import attempt, candidate, coordinator
-
-__all__ = ["layer_strings"]  # of queries
 
 AT_ONCE = 1_000  # rows that a streamed query holds
 
@@ -130,7 +128,7 @@ def failure_details(connection: Connection, search_id: int, limit: int) -> list[
     number = sa.func.count().label("number")
     query = (
         sa.select(candidate.c.reason, candidate.c.detail, number)
-        .where(candidate.c.search_id == search_id, candidate.c.status == Status.FAILED)
+        .where(all_of(search_id), candidate.c.status == Status.FAILED)
         .group_by(candidate.c.reason, candidate.c.detail)
         .order_by(number.desc(), sa.func.min(candidate.c.draw_index))
         .limit(limit)
@@ -147,7 +145,7 @@ def stretches(connection: Connection, search_id: int, drawn: int, most: int) -> 
     found: list[Stretch] = [
         Stretch(first, min(first + length, drawn), dict.fromkeys(Status, 0)) for first in range(0, drawn, length)
     ]
-    query = sa.select(which, candidate.c.status, sa.func.count()).where(candidate.c.search_id == search_id)
+    query = sa.select(which, candidate.c.status, sa.func.count()).where(all_of(search_id))
     for number, status, count in connection.execute(query.group_by(which, candidate.c.status)):
         found[number].statuses[Status(status)] = count
     return found

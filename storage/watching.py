@@ -1,7 +1,8 @@
 """What is seen of a search that runs elsewhere, in one short snapshot: ``netsieve watch``.
 
 Every number comes from tallies, or by an index that holds little (what is open and leased, in flight, ranked),
-so a look costs the same for ten million candidates as for ten.
+so a look costs the same for ten million candidates as for ten. It grows with what went wrong on the way: the latest
+failures are sought among all attempts interrupted since (half a million of these: 205 ms a look, without them 19).
 """
 
 from dataclasses import dataclass

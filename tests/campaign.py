@@ -43,6 +43,7 @@ from storage.engine import open_for_reading, open_for_writing
 from storage.renewal import Renewal
 from storage.store import SqlStore
 from tests.databases import PostgresServer, postgres_server
+from tests.stored import candidates
 from workers.executors import InProcessExecutor
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "none", "00", Recipe(epochs=1), "cpu")
@@ -170,7 +171,7 @@ def found(url: str) -> tuple[list[tuple[Any, ...]], list[str]]:
         rows = [
             (r.index, r.layers, r.status, r.reason, r.layer, r.parameters, r.macs,
              r.train_loss, r.val_loss, r.val_accuracy, r.epochs)
-            for r in queries.candidates(connection, search.id, None)
+            for r in candidates(connection, search.id)
         ]  # fmt: skip
         report = check.check_search(connection, search.id, SETTINGS.recipe, judge)
         wrong = check.check_file(connection) + report.wrong

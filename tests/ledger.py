@@ -130,10 +130,14 @@ class ModelStore:
         self._drop(gone, Interruption.COORDINATOR_LOST)
         tasks: list[Task] = []
         own = {epoch: lease for epoch, lease in ledger.leases.items() if lease.owner == self.owner}
-        for epoch in sorted(own):
-            if epoch not in held:
-                tasks += self._tasks(ledger.open_in(own[epoch].first, own[epoch].stop), epoch)
         others = len(ledger.leases) > len(own)
+        for epoch in sorted(own.keys() - held):
+            found = ledger.open_in(own[epoch].first, own[epoch].stop)[: count - len(tasks)]
+            tasks += self._tasks(found, epoch)
+            if len(tasks) == count and found:
+                own[epoch].stop = found[-1].index + 1
+            elif len(tasks) == count:
+                del ledger.leases[epoch]
         for first, stop in self._gaps():
             found = ledger.open_in(first, stop)[: max(0, count - len(tasks))]
             if found:
@@ -195,7 +199,10 @@ class ModelStore:
             attempt.started |= task.isolated
 
     def _end(self, task: Task, outcome: Outcome, held: Collection[int]) -> None:
-        entry = self.ledger.entries[task.index]
+        entry, attempt = self.ledger.entries[task.index], self.ledger.attempts.get((task.index, task.attempt))
+        is_again = outcome.reason is not None and attempt is not None and attempt.ending is not None
+        if is_again and attempt.forgiven:  # recorded once more, and opened again in between
+            return
         if task.lease in held and entry.status is Status.OPEN:
             entry.status, entry.outcome, entry.attempts = outcome.status, outcome, task.begun
             if outcome.reason is None:

@@ -31,10 +31,10 @@ from search.samplers import RejectionSampler
 from search.settings import Limits, Recipe, SearchSettings
 from search.sieve import judge_with
 from search.space import CLASSIC
-from storage import queries
 from storage.engine import open_for_writing
 from storage.schema import attempt
 from storage.store import SqlStore
+from tests.stored import candidates
 from workers.executors import InProcessExecutor
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +158,7 @@ def table(database: Path) -> dict[int, Row]:
     """The candidates that ended, without what a fault may change."""
     engine = open_for_writing(f"sqlite:///{database}")
     with engine.connect() as connection:
-        rows = list(queries.candidates(connection, 1, None))
+        rows = candidates(connection, 1)
     engine.dispose()
     return {
         row.index: (row.layers, str(row.status), row.reason, row.layer, row.val_loss, row.val_accuracy)

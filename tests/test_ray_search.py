@@ -19,6 +19,7 @@ from search.space import CLASSIC
 from storage import queries
 from storage.engine import open_for_writing
 from storage.store import SqlStore
+from tests.stored import candidates
 from workers.executors import plan
 from workers.ray_cluster import connect, disconnect, resources
 from workers.ray_executor import RayExecutor
@@ -60,7 +61,7 @@ def test_faults_are_outcomes_and_the_others_go_on(tmp_path: Path) -> None:
         executor = RayExecutor(FaultyTrainer(), plan(resources(), "cpu", 2, None))
         assert Run(store, executor, judge, limits, StopRequest())() is None
         with engine.connect() as connection:
-            rows = [row for row in queries.candidates(connection, 1, None) if row.status is not Status.REJECTED]
+            rows = [row for row in candidates(connection, 1) if row.status is not Status.REJECTED]
             blamed = {row.layers: row.reason for row in rows if row.status is Status.FAILED}
             lost = queries.details_of(connection, 1, ENDING)
     finally:

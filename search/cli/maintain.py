@@ -69,7 +69,7 @@ def delete(name: str, url: str, yes: bool) -> None:
         click.confirm(question, abort=True, err=True)
     engine = open_for_writing(url)
     try:
-        maintenance.delete(engine, search.id)
+        maintenance.delete(engine, search)
     finally:
         engine.dispose()
     click.echo(f"search {name} is deleted", err=True)

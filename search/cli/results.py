@@ -57,8 +57,7 @@ def list_searches(url: str, style: str) -> None:
 
     with reading(url) as connection:
         records = []
-        for name in queries.names(connection):
-            search = queries.require(connection, name)
+        for search in queries.outlines(connection):
             standing = queries.standing(connection, search.id)
             records.append(
                 {
@@ -67,8 +66,8 @@ def list_searches(url: str, style: str) -> None:
                     "target": standing.counts.target,
                     "drawn": standing.counts.drawn,
                     "completed": standing.counts.completed,
-                    "dataset": search.settings.dataset,
-                    "space": search.settings.space.name,
+                    "dataset": search.dataset,
+                    "space": search.space,
                     "created": search.created_at.isoformat(timespec="seconds"),
                 }
             )

@@ -21,6 +21,7 @@ from storage import maintenance, queries
 from storage.engine import open_for_writing
 from storage.schema import candidate
 from storage.store import SqlStore
+from tests.stored import candidates
 from workers.executors import InProcessExecutor
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
@@ -70,7 +71,7 @@ class Search:
 
     def rows(self) -> list[queries.CandidateRow]:
         with self.engine.connect() as connection:
-            return [replace(row, seconds=None) for row in queries.candidates(connection, 1, None)]
+            return [replace(row, seconds=None) for row in candidates(connection, 1)]
 
     def standing(self) -> queries.Standing:
         with self.engine.connect() as connection:

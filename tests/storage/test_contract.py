@@ -24,6 +24,7 @@ from storage.schema import attempt, coordinator, lease
 from storage.store import SqlStore
 from tests.ledger import Ledger, ModelStore
 from tests.simulator import Space, space_of
+from tests.stored import candidates
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(epochs=1), "cpu")
 TARGET = 150
@@ -215,7 +216,7 @@ def require_equal_contents(world: World, space: Space) -> None:
     for engine in world.engines:
         here = world.id_in(engine)
         with engine.connect() as connection:
-            rows = queries.candidates(connection, here, None)
+            rows = candidates(connection, here)
             assert [(row.index, row.layers, row.status, row.attempts) for row in rows] == expected
             found = connection.execute(
                 sa.select(lease.c.epoch, lease.c.first_index, lease.c.stop_index).where(lease.c.search_id == here)

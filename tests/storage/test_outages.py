@@ -25,6 +25,7 @@ from storage.renewal import Renewal
 from storage.schema import coordinator, lease
 from storage.store import SqlStore
 from tests.databases import PostgresServer, admin
+from tests.stored import candidates
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
@@ -47,7 +48,7 @@ def joined(engine: Engine, lease_s: float = 60.0) -> SqlStore:
 
 def everything(engine: Engine) -> list[queries.CandidateRow]:
     with engine.connect() as connection:
-        return list(queries.candidates(connection, 1, None))
+        return candidates(connection, 1)
 
 
 # ------------------------------------------------------------------ a success that nobody heard of

@@ -149,6 +149,7 @@ def test_documented_orders_are_read_from_an_index(connection: Connection, field:
         ("layers~", "write the text that layers contains"),
         ("parameters<99999999999999999999", "beyond what is stored"),
         ("", "write field, operator, value"),
+        ("layers~\udcff", r"--where 'layers~\udcff': is not UTF-8 text"),
     ],
 )
 def test_a_bad_condition_says_what_may_be_written(text: str, says: str) -> None:

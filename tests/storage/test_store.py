@@ -3,9 +3,11 @@
 import math
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -21,10 +23,11 @@ from search.settings import Recipe, SearchSettings
 from search.shapes import Verdict, check
 from search.sieve import Drawn, judge_with
 from search.space import CLASSIC
-from storage import maintenance, queries
+from storage import maintenance, queries, summary
 from storage.engine import open_for_reading, open_for_writing
-from storage.schema import attempt, candidate, coordinator, lease, tally
+from storage.schema import attempt, candidate, coordinator, lease, search, tally
 from storage.store import SqlStore
+from tests.stored import candidates
 
 SETTINGS = SearchSettings(CLASSIC, "rejection", 1, 0, "digits", "00", Recipe(), "cpu")
 VALID = ("conv=channel_factor:3,kernel_size:3,stride:1,padding:0-", "dropout=p:0.2-", "dropout=p:0.4-")
@@ -77,7 +80,7 @@ def end(store: SqlStore, *outcomes: Outcome) -> Reply:
 def rows(engine: Engine, name: str = "first") -> list[queries.CandidateRow]:
     with engine.connect() as connection:
         search = queries.require(connection, name)
-        return list(queries.candidates(connection, search.id, None))
+        return candidates(connection, search.id)
 
 
 def test_a_search_is_created_once(engine: Engine, store: SqlStore) -> None:
@@ -288,6 +291,26 @@ def test_questions_use_their_indexes(engine: Engine, store: SqlStore) -> None:
     assert not any("TEMP B-TREE" in plan for plan in plans)
 
 
+def test_what_goes_through_all_candidates_does_so_in_their_order(tmp_path: Path) -> None:
+    """By the index of digests SQLite would fetch each row from another place of the file."""
+    engine = open_for_writing(f"sqlite:///{tmp_path / 'search.db'}")
+    store = joined(engine)
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    end(store, *(replace(COMPLETED, reason=r) for r in (FailureReason.TIMEOUT, FailureReason.EXCEPTION)))
+    asked: list[tuple[str, object]] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *of: asked.append((of[2], of[3])))
+    assert maintenance.reopen(engine, store.search_id, {FailureReason.OUT_OF_MEMORY}) == 0
+    assert not any("FROM candidate" in statement for statement, _ in asked)
+    maintenance.reopen(engine, store.search_id, set(FailureReason))
+    with engine.connect() as connection:
+        summary.failure_details(connection, store.search_id, 10)
+        summary.stretches(connection, store.search_id, 3, 2)
+        walks = [of for of in asked if re.search(r"candidate SET|FROM candidate", of[0])]
+        plans = [str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", of).all()) for text, of in walks]  # type: ignore[arg-type]
+    assert len(plans) == 5
+    assert [plan for plan in plans if "candidate_1 (search_id=? AND draw_index" not in plan] == []
+
+
 def test_a_second_coordinator_is_refused_unless_it_may_work_beside_the_first(engine: Engine, store: SqlStore) -> None:
     """The refusal names the first one's process and host; after that one left there is none."""
     second = SqlStore.open(engine, "first", SETTINGS, target=100)
@@ -408,6 +431,22 @@ def test_a_claim_whose_answer_was_lost_is_given_again(store: SqlStore) -> None:
     lost = store.claim(5, held=())
     assert store.claim(5, held=()) == lost
     assert not set(store.claim(5, held={1}).tasks) & set(lost.tasks)
+
+
+def test_a_claim_gives_no_more_than_was_asked_for(engine: Engine, store: SqlStore) -> None:
+    """Nor of own leases, as after a retry of what they once held; what is not given is there for others."""
+    store.extend(100, judge)
+    first, second = store.claim(4, held=()), store.claim(4, held={1})
+    beside = joined(engine)
+    assert store.claim(3, held={2}).tasks == first.tasks[:3]
+    assert store.claim(3, held={1}).tasks == second.tasks[:3]
+    taken = beside.claim(100, held=()).tasks
+    assert {task.index for task in (*first.tasks[3:], *second.tasks[3:])} <= {task.index for task in taken}
+    assert store.claim(3, held=()) == replace(first, tasks=first.tasks[:3])
+    assert {task.index for task in beside.claim(100, held={t.lease for t in taken}).tasks} == {
+        task.index for task in second.tasks[:3]
+    }
+    assert store.record(News(started=[begun(second.tasks[0])])).lost == {second.tasks[0].lease}
 
 
 def test_what_is_given_back_is_there_for_others(engine: Engine, store: SqlStore) -> None:
@@ -567,17 +606,74 @@ def test_a_search_that_is_deleted_under_a_run_ends_it(engine: Engine, store: Sql
     """As when its coordinator, elsewhere, was silent for too long: an error of ours, and nothing is written."""
     store.extend(3, judged(*VALID))  # type: ignore[arg-type]
     task, *_ = (begun(task) for task in store.claim(3, held=()).tasks)
+    delete(engine)
+    require_lost(store, task)
+    assert rows_of(engine, attempt) == rows_of(engine, lease) == 0
+
+
+def delete(engine: Engine) -> None:
+    """Delete the search, whose coordinators, elsewhere, were silent for too long."""
     with engine.begin() as connection:
         long_ago = queries.now(connection) - 2 * queries.SEEN_WITHIN
         connection.execute(coordinator.update().values(host="elsewhere", seen_at=long_ago))
-    maintenance.delete(engine, store.search_id)
-    news = News(dispatched=[task], outcomes=[(task, COMPLETED)])
-    for call in (lambda: store.record(news), lambda: store.claim(3, ()), lambda: store.extend(3, judge)):
+        found = queries.require(connection, "first")
+    maintenance.delete(engine, found)
+
+
+def require_lost(store: SqlStore, task: Task) -> None:
+    """Whatever a coordinator does, it hears that its search was deleted."""
+    calls: list[Callable[[], object]] = [
+        lambda: store.record(News(dispatched=[task], outcomes=[(task, COMPLETED)])),
+        lambda: store.record(News(given_back={task.lease})),
+        lambda: store.claim(3, ()),
+        lambda: store.extend(3, judge),
+        store.renew,
+        lambda: store.leave(None),
+    ]
+    for call in calls:
         with pytest.raises(DatabaseLost, match="the search was deleted"):
             call()
-    store.renew()
-    store.leave(None)
-    assert rows_of(engine, attempt) == rows_of(engine, lease) == 0
+
+
+def test_a_search_that_took_the_number_of_a_deleted_one_is_left_alone(engine: Engine) -> None:
+    """SQLite numbers a search and its coordinator as the deleted ones: who slept over that, writes nothing there."""
+    paused = joined(engine)
+    paused.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    task, *_ = (begun(task) for task in paused.claim(3, held=()).tasks)
+    delete(engine)
+    store = joined(engine)
+    assert (store.search_id == paused.search_id) is (engine.dialect.name == "sqlite")
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    store.claim(3, held=())
+    store.record(News(dispatched=[task]))
+    before = contents(engine)
+    require_lost(paused, task)
+    assert contents(engine) == before
+
+
+def test_a_copy_of_a_deleted_search_is_left_alone(engine: Engine) -> None:
+    """It was created when the original was: who slept over the copying is none of its coordinators."""
+    paused = joined(engine)
+    with engine.connect() as connection:
+        created_at = queries.require(connection, "first").created_at
+    delete(engine)
+    store = joined(engine)
+    with engine.begin() as connection:
+        connection.execute(search.update().values(created_at=created_at))
+    with pytest.raises(DatabaseLost):
+        paused.extend(3, judge)
+    assert joined(engine).extend(3, judge) == 97
+    with pytest.raises(DatabaseLost):  # it has seen another one
+        store.extend(3, judge)
+
+
+def contents(engine: Engine) -> list[list[tuple[object, ...]]]:
+    """All rows of all tables but ``listed``, which has none here."""
+    with engine.connect() as connection:
+        return [
+            list(map(tuple, connection.execute(sa.select(table).order_by(*table.primary_key))))
+            for table in (search, candidate, tally, coordinator, lease, attempt)
+        ]
 
 
 def rows_of(engine: Engine, table: sa.Table) -> int:
@@ -614,6 +710,21 @@ def test_a_failure_beside_a_retry_keeps_its_example(postgres_url: str, monkeypat
     failed = [row.index for row in rows(engine) if row.status is Status.FAILED]
     assert (failure.candidates, [failure.example]) == (1, failed)
     engine.dispose()
+
+
+def test_a_retry_is_not_undone_by_a_record_that_is_repeated(engine: Engine, store: SqlStore) -> None:
+    """Its answer was lost, and the candidate opened again meanwhile; the next attempt at it counts as ever."""
+    store.extend(3, judged(*VALID))  # type: ignore[arg-type]
+    task, *_ = (begun(task) for task in store.claim(3, held=()).tasks)
+    failed = replace(COMPLETED, reason=FailureReason.TIMEOUT)
+    news = News(dispatched=[task]), News(outcomes=[(task, failed)])
+    for one in (*news, news[1]):
+        store.record(one)
+    assert maintenance.reopen(engine, store.search_id, {FailureReason.TIMEOUT}) == 1
+    assert store.record(news[1]).counts.open == 3
+    (task,) = (begun(task) for task in store.claim(1, held=()).tasks)
+    store.record(News(dispatched=[task]))
+    assert store.record(News(outcomes=[(task, failed)])).counts.failed == 1
 
 
 def test_a_retry_leaves_no_example_behind(engine: Engine, store: SqlStore) -> None:

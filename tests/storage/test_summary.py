@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection
 
 from search.candidates import Status
-from storage import summary
+from storage import queries, summary
 from storage.engine import open_for_reading
 from tests import recorded
 from tests.recorded import BEGAN, STRINGS
@@ -77,7 +77,7 @@ def test_completed_candidates_come_in_draw_order(connection: Connection) -> None
 
 def test_layer_strings_are_found_by_index(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several queries where there are many; what is not there is left out."""
-    monkeypatch.setattr(summary, "AT_ONCE", 2)
-    found = summary.layer_strings(connection, 1, [0, 3, 4, 49, 1_000])
+    monkeypatch.setattr(queries, "AT_ONCE", 2)
+    found = queries.layer_strings(connection, 1, [0, 3, 4, 49, 1_000])
     assert found == {0: STRINGS[0], 3: STRINGS[3], 4: STRINGS[4], 49: STRINGS[4]}
-    assert summary.layer_strings(connection, 1, []) == {}
+    assert queries.layer_strings(connection, 1, []) == {}

@@ -82,7 +82,9 @@ def test_the_latest_failures_come_first(engine: Engine, database_url: str) -> No
 
 def test_a_deleted_search_is_missed(engine: Engine, database_url: str) -> None:
     """It is no search with nothing in it."""
-    maintenance.delete(engine, 1)
+    with engine.connect() as connection:
+        filled = queries.require(connection, "filled")
+    maintenance.delete(engine, filled)
     with pytest.raises(DatabaseLost):
         look(database_url)
 

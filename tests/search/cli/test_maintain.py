@@ -118,6 +118,27 @@ def test_delete_heeds_the_answer(answer: str, left: int, finished: str, monkeypa
     assert len(json.loads(netsieve("list", "--format", "json", url=finished).stdout)) == left
 
 
+def test_delete_leaves_what_took_the_number_of_the_deleted(finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the question stands, somebody else deletes the search and makes another one; also of the same name."""
+    for name in ("second", "first"):
+
+        def meanwhile(*_: object, name: str = name, **__: object) -> bool:
+            assert netsieve("delete", "first", "--yes", url=finished).exit_code == 0
+            assert netsieve("run", name, *SHORT, url=finished).exit_code == 0
+            return True
+
+        with monkeypatch.context() as patched:
+            patched.setattr("search.cli.maintain._can_ask", lambda: True)
+            patched.setattr("click.confirm", meanwhile)
+            result = netsieve("delete", "first", url=finished)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.endswith("Error: search first was deleted meanwhile; netsieve list shows what is there\n")
+        assert [row["name"] for row in json.loads(netsieve("list", "--format", "json", url=finished).stdout)] == [name]
+        if name == "second":
+            netsieve("delete", "second", "--yes", url=finished)
+            netsieve("run", "first", *SHORT, url=finished)
+
+
 def test_a_running_search_is_not_deleted(running: "subprocess.Popen[str]", database_url: str) -> None:
     """It names who runs it."""
     result = netsieve("delete", "first", "--yes", url=database_url)

@@ -5,10 +5,12 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from click.testing import Result
 
 from storage.engine import open_for_writing
 from storage.store import SqlStore
-from tests.filled import SETTINGS
+from tests.recorded import SETTINGS
 
 ROOT = Path(__file__).parents[3]
 
@@ -129,6 +131,33 @@ def test_status_of_a_finished_search(ask: Ask) -> None:
     assert (status["name"], status["state"], status["target"], status["drawn"]) == ("first", "finished", 60, 60)
     assert (status["open"], status["stopped_because"]) == (0, None)
     assert status["best"] == ask("top", "first", "-n", 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("json_set(settings, '$.augment', 1)", "augment"),
+        ("json_set(settings, '$.recipe.momentum', 0.9)", "recipe.momentum"),
+        ("json_set(settings, '$.space.skips', 1)", "space.skips"),
+    ],
+)
+def test_a_search_of_a_newer_netsieve_is_listed_and_not_read(cli: Cli, change: str, key: str) -> None:
+    """It has settings that are not known here; others are not disturbed."""
+    engine = open_for_writing("sqlite:///netsieve.db")
+    for name in ("first", "second"):
+        SqlStore.open(engine, name, SETTINGS, target=10)
+    engine.dispose()
+    with closing(sqlite3.connect("netsieve.db")) as connection, connection:
+        connection.execute(f"UPDATE search SET settings = {change} WHERE name = 'first'")
+    result = cli("status", "first")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"Error: search first: the settings '{key}' are not known to this netsieve, a newer one made the search: "
+        "update netsieve\n"
+    )
+    first, second = json.loads(cli("list", "--format", "json").stdout)
+    assert {**first, "name": "second", "created": second["created"]} == second
+    assert cli("status", "second").exit_code == 0
 
 
 def test_status_says_how_much_of_the_workers_time_was_training(cli: Cli, ask: Ask, searched: Path) -> None:

@@ -19,7 +19,7 @@ from search.candidates import FailureReason, Status
 from search.cli import main, watch
 from search.cli.display_watch import Rate, how_fast, log_line, picture
 from search.run import Counts
-from storage import maintenance
+from storage import maintenance, queries
 from storage.engine import open_for_writing
 from storage.queries import CandidateRow, FailureCount, Standing, State
 from storage.watching import AtWork, Failure, View
@@ -167,7 +167,9 @@ def test_a_search_that_is_deleted_ends_it(stopped: str, monkeypatch: pytest.Monk
 
     def delete() -> None:
         engine = open_for_writing(stopped)
-        maintenance.delete(engine, 1)
+        with engine.connect() as connection:
+            found = queries.require(connection, "filled")
+        maintenance.delete(engine, found)
         engine.dispose()
 
     def anew() -> None:
