@@ -258,8 +258,9 @@ def test_training_goes_on_while_a_sparse_space_is_drawn(search: Search, monkeypa
     assert store.counts().drawn < 2_000
 
 
-def test_a_timeout_is_an_outcome_and_the_others_go_on(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training that does not end fails, and the search finishes."""
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The first valid string, whose training does not end."""
     hanging = next(d.layers for d in judge(0, 300) if d.verdict.valid)
     train = HashTrainer.train
 
@@ -269,24 +270,18 @@ def test_a_timeout_is_an_outcome_and_the_others_go_on(search: Search, monkeypatc
         yield from train(self, layers)
 
     monkeypatch.setattr(HashTrainer, "train", hang)
+    return hanging
+
+
+def test_a_timeout_is_an_outcome_and_the_others_go_on(search: Search, hanging: str) -> None:
+    """A training that does not end fails, and the search finishes."""
     assert search.run(replace(LIMITS, candidates=30, trial_timeout_s=0.3)) is None
     failed = [row for row in search.rows() if row.reason == FailureReason.TIMEOUT]
     assert [row.layers for row in failed] == [hanging]
 
 
-def test_in_one_process_slow_batches_are_training_and_a_slow_database_is_not(
-    search: Search, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_one_process_slow_batches_are_training_and_a_slow_database_is_not(search: Search, hanging: str) -> None:
     """By a clock that goes on by six seconds a look: what hangs fails, what waited for the database does not."""
-    hanging = next(d.layers for d in judge(0, 300) if d.verdict.valid)
-    train = HashTrainer.train
-
-    def hang(self: HashTrainer, layers: str) -> Iterator[Outcome | None]:
-        while layers == hanging:
-            yield None
-        yield from train(self, layers)
-
-    monkeypatch.setattr(HashTrainer, "train", hang)
     ticks = itertools.count(0.0, 6.0)
     limits = replace(LIMITS, candidates=100, trial_timeout_s=30.0)
     assert search.run(limits, clock=lambda: next(ticks)) is None

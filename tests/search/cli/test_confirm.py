@@ -30,6 +30,13 @@ def confirmed(cli: Cli, *words: object) -> list[dict[str, Any]]:
     return found
 
 
+def save_with_test_images(tested: slice) -> None:
+    """Images that are easy to tell apart, in mine.npz; some of them are the test images."""
+    labels = np.random.default_rng(0).integers(0, 10, 300)
+    images = (np.eye(28, dtype=np.uint8)[labels] * 255)[:, None, :].repeat(28, axis=1)
+    np.savez("mine.npz", images=images, labels=labels, test_images=images[tested], test_labels=labels[tested])
+
+
 def test_the_best_are_trained_again_under_other_seeds(cli: Cli, database_url: str, place: Path) -> None:
     """On both databases: a search a seed, whose accuracies have the mean and the deviation that are reported."""
     db = ("--db", database_url)
@@ -96,10 +103,7 @@ def test_what_stops_a_seed_leaves_all_to_the_same_command(
 
 def test_accuracy_on_test_images_where_there_are_any(cli: Cli, place: Path) -> None:
     """Of each seed's final network, in the candidates and in the report."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 300)
-    images = (np.eye(28, dtype=np.uint8)[labels] * 255)[:, None, :].repeat(28, axis=1)
-    np.savez("mine.npz", images=images, labels=labels, test_images=images[:50], test_labels=labels[:50])
+    save_with_test_images(slice(50))
     assert cli("run", "first", *RUN, "--dataset", "mine.npz", "--batch-size", 8).exit_code == 0
     found = confirmed(cli, "first", "--top", 2, "--seeds", 2)
     columns = ("--columns", "layers,test_accuracy,test_loss")
@@ -115,17 +119,14 @@ def test_accuracy_on_test_images_where_there_are_any(cli: Cli, place: Path) -> N
 
 def test_other_test_images_than_before_are_refused(cli: Cli, place: Path) -> None:
     """A mean over seeds that were measured on different images would mean nothing."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 300)
-    images = (np.eye(28, dtype=np.uint8)[labels] * 255)[:, None, :].repeat(28, axis=1)
-    np.savez("mine.npz", images=images, labels=labels, test_images=images[:50], test_labels=labels[:50])
+    save_with_test_images(slice(50))
     assert cli("run", "first", *RUN, "--dataset", "mine.npz", "--batch-size", 8).exit_code == 0
     (before,) = confirmed(cli, "first", "--top", 1, "--seeds", 1)
-    np.savez("mine.npz", images=images, labels=labels, test_images=images[50:90], test_labels=labels[50:90])
+    save_with_test_images(slice(50, 90))
     refused = cli("confirm", "first", "--top", 2, "--seeds", 2, "--workers", 0)
     assert refused.exit_code == 2
     assert "test-sha256: stored" in refused.stderr
-    np.savez("mine.npz", images=images, labels=labels, test_images=images[:50], test_labels=labels[:50])
+    save_with_test_images(slice(50))
     assert confirmed(cli, "first", "--top", 1, "--seeds", 1) == [before]
 
 
