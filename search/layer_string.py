@@ -17,7 +17,7 @@ from typing import Any
 from search.errors import LayerStringError
 from search.layers import KINDS, Architecture, Layer, format_layer, plain
 
-LONGEST_STRING = 65_536  # characters; ten layers take some 500
+LONGEST_STRING = 262_144  # characters; ten layers take some 500, the 1,000 that a space may draw up to 165,000
 LONGEST_NUMBER = 24  # characters of one value
 
 

@@ -289,6 +289,12 @@ def _load_npz_test(path: Path) -> Dataset | None:
 
 def _read_npz(path: Path, names: tuple[str, str]) -> dict[str, npt.NDArray[Any]]:
     """Those of the named arrays that the file has, in the order of the names."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"--dataset {quoted(str(path), 200)}: the name is no UTF-8 text; give the file another"
+        ) from None
     where = f"--dataset {path}"
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:

@@ -91,6 +91,8 @@ def _texts(strings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         if string != "-":
             yield f"STRING {number}: " if len(strings) > 1 else "", string
             continue
+        if sys.stdin is None:
+            raise InvalidInput("STRING -: stdin is closed; give the strings on it, or as arguments")
         lines = sys.stdin.buffer
         for line_number, line in enumerate(lines, 1):
             yield f"standard input, line {line_number}: ", line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")

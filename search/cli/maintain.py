@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from search.cli.output import tell
 from search.cli.parameters import database_option, name_argument
 from search.cli.results import reading
 from search.errors import SettingsError
@@ -36,17 +37,17 @@ def stop(name: str, url: str, no_wait: bool) -> None:
     finally:
         engine.dispose()
     if not asked:
-        click.echo(f"search {name} is not being run", err=True)
+        tell(f"search {name} is not being run")
         return
     for row in asked:
-        click.echo(f"asked process {row.pid} on {row.host} to stop", err=True)
+        tell(f"asked process {row.pid} on {row.host} to stop")
     waiting = {row.id for row in asked} if not no_wait else set()
     while waiting:
         time.sleep(LOOK_AGAIN_S)
         with reading(url) as connection:
             waiting &= {row.id for row in queries.coordinators_at_work(connection, search_id)}
     if not no_wait:
-        click.echo(f"search {name} is stopped; netsieve resume goes on", err=True)
+        tell(f"search {name} is stopped; netsieve resume goes on")
 
 
 @click.command()
@@ -72,7 +73,7 @@ def delete(name: str, url: str, yes: bool) -> None:
         maintenance.delete(engine, search)
     finally:
         engine.dispose()
-    click.echo(f"search {name} is deleted", err=True)
+    tell(f"search {name} is deleted")
 
 
 def _can_ask() -> bool:
@@ -92,9 +93,9 @@ def upgrade(url: str) -> None:
 
     before, after = engine.upgrade(url)
     if before == after:
-        click.echo(f"{engine.shown(url)} has schema {after} already", err=True)
+        tell(f"{engine.shown(url)} has schema {after} already")
     else:
-        click.echo(f"{engine.shown(url)} is migrated from schema {before} to {after}", err=True)
+        tell(f"{engine.shown(url)} is migrated from schema {before} to {after}")
 
 
 @db.command("check")

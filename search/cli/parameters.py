@@ -191,6 +191,8 @@ def _as_typed(option: click.Option, value: Any) -> str | bool:
     values = value if separator is not None and isinstance(value, list) else [value]
     if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in values):
         raise SettingsError(f"must be a number or a string{'' if separator is None else ', or a list of them'}")
+    if any("\0" in one for one in values if isinstance(one, str)):
+        raise SettingsError("must not hold the character of number 0")
     return (separator or "").join(map(str, values))
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from search.candidates import RejectionReason
@@ -75,6 +75,7 @@ def follow(description: str, state: list[tuple[int, Layer]]) -> list[tuple[int, 
 # ------------------------------------------------------------------ every edit of every string
 
 
+@settings(deadline=None)
 @given(architectures, rules_of_spaces)
 def test_every_edit_is_valid_and_as_stated(architecture: Architecture, rules: Rules) -> None:
     """Each result is a valid, writable, non-empty string, and what its description makes of the given one."""
@@ -92,6 +93,7 @@ def test_every_edit_is_valid_and_as_stated(architecture: Architecture, rules: Ru
         assert tuple(number for number, _ in state) == edit.numbers
 
 
+@settings(deadline=None)
 @given(architectures, rules_of_spaces)
 def test_a_nearer_number_of_the_same_parameter_is_not_valid(architecture: Architecture, rules: Rules) -> None:
     """Of whole numbers none, of factors none with as many decimals, nor any other number of channels nearer."""
@@ -130,6 +132,7 @@ def brute_force(architecture: Architecture, rules: Rules) -> Iterator[tuple[Frac
                 yield Fraction(abs(new - old), max(new, old)), i, name
 
 
+@settings(deadline=None)
 @given(architectures, rules_of_spaces)
 def test_no_single_edit_is_missed(architecture: Architecture, rules: Rules) -> None:
     """Trying every number of every parameter, every swap and every drop finds the same edits."""
@@ -159,6 +162,7 @@ def _place(edit: Edit) -> tuple[int, str]:
     return int(first[0]), kind if kind in {"drop", "swap"} else edit.description.split()[2]
 
 
+@settings(deadline=None)
 @given(architectures, rules_of_spaces)
 def test_no_number_of_channels_is_missed(architecture: Architecture, rules: Rules) -> None:
     """A conv without an edit of its factor has no number of output channels up to 200 that helps."""

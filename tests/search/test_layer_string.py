@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.errors import LayerStringError
-from search.layer_string import LONGEST_STRING, format_architecture, parse
+from search.layer_string import LONGEST_NUMBER, LONGEST_STRING, format_architecture, parse
 from search.layers import Architecture, AvgPool, BatchNorm, Conv, Dropout, MaxPool
+from search.space import CLASSIC, MOST_LAYERS
 
 sides = st.integers(1, 10_000)
 paddings = st.integers(0, 10_000)
@@ -145,3 +146,13 @@ def test_any_text_is_parsed_or_refused_in_one_printable_line(text: str) -> None:
 def test_a_long_string_is_read() -> None:
     """Thousands of layers are a matter for the checker, up to a bound on the text."""
     assert len(parse("dropout=p:0.2-" * 4_000)) == 4_000
+
+
+def test_whatever_a_space_may_draw_can_be_read_again() -> None:
+    """Also the longest: as many of the longest layer as a string may have."""
+    number = "9" * LONGEST_NUMBER
+    longest = f"conv=channel_factor:{number},kernel_size:{number},stride:{number},padding:{number}-"
+    assert len(longest) == max(len(longest), *(len(format_architecture((layer,))) for layer in CLASSIC.layers))
+    assert len(longest) * MOST_LAYERS < LONGEST_STRING
+    drawn = parse("conv=channel_factor:1.0000000000000000000001,kernel_size:3,stride:1,padding:1-") * MOST_LAYERS
+    assert parse(format_architecture(drawn)) == drawn

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from search.cli.files import require_place, written_whole
+from search.cli.output import tell
 from search.cli.parameters import database_option, name_argument
 from search.cli.results import reading
 from search.errors import SettingsError
@@ -41,7 +42,7 @@ def report(name: str, out: Path | None, url: str) -> None:
     page = compose(findings, draw(findings)).encode()
     with written_whole("--out", out) as file:
         file.write(page)
-    click.echo(f"wrote {out} ({len(page) / 1e6:.1f} MB)", err=True)
+    tell(f"wrote {out} ({len(page) / 1e6:.1f} MB)")
 
 
 def _require_plotly() -> None:

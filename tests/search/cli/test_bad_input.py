@@ -65,6 +65,19 @@ def refused(cli: Cli, place: Path) -> Refused:
     return check
 
 
+@pytest.mark.parametrize("key", ["space", "strings", "data-dir", "db", "dataset"])
+def test_a_config_with_a_character_that_no_file_has_is_refused(refused: Refused, place: Path, key: str) -> None:
+    """TOML can write it, a command line cannot."""
+    (place / "options.toml").write_text(f'{key} = "a\\u0000.toml"\n')
+    refused(("run", "first", "--config", "options.toml"), f"--config options.toml: {key} = ", "character of number 0")
+
+
+def test_a_dataset_whose_name_is_no_text_is_refused(refused: Refused, place: Path) -> None:
+    """It could be searched, and then be neither reported nor merged."""
+    (place / "n\udcff.npz").write_bytes(b"")
+    refused(("run", "first", "--dataset", "n\udcff.npz"), "--dataset 'n\\udcff.npz': the name is no UTF-8 text")
+
+
 # ------------------------------------------------------------------ options
 
 BAD_OPTIONS: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
@@ -221,7 +234,6 @@ def test_a_bad_name(refused: Refused, searched: Path, command: str, name: str, s
         (("status",), ("NAME",)),
         (("run",), ("NAME",)),
         (("check",), ("STRING",)),
-        (("space",), ()),
         (("space", "sho"), ("'sho'", "'show'")),
         (("top", "first", "-n", 0), ("'-n'", "0 is not in the range")),
         (("top", "first", "-n", 10**30), ("'-n'", "not in the range")),

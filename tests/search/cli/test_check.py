@@ -328,7 +328,7 @@ MALFORMED = {
     "__import__('os').system('id')-": "a layer: conv",
     "{0.__class__}-": "a layer: conv",
     "'; DROP TABLE search;--": "a layer: conv",
-    "dropout=p:0.2-" * 5000: "at most 65536 characters",
+    "dropout=p:0.2-" * 20_000: "at most 262144 characters",
 }
 
 

@@ -1,11 +1,15 @@
 """What a person sees of a run, on a terminal and in a log."""
 
 import io
+import json
 import math
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from search.cli.display import Display, clock_face, log_line, pace, share_done, trainings_left
@@ -87,3 +91,22 @@ def test_a_start_claims_no_pace() -> None:
 def test_times_are_read_as_clocks() -> None:
     """Minutes and seconds, and hours from an hour on."""
     assert [clock_face(seconds) for seconds in (0, 59.6, 3599, 3661)] == ["0:00", "1:00", "59:59", "1:01:01"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_of_any_encoding_is_shown_what_it_can_show(place: Path, encoding: str) -> None:
+    """A curve's blocks are no reason to end half way."""
+    made = [NETSIEVE, "run", "first", "--dataset", "digits", "--candidates", "8", "--epochs", "2", "--workers", "0"]
+    subprocess.run(made, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    top = subprocess.run([NETSIEVE, "top", "first", "--format", "json"], check=True, capture_output=True)
+    index = str(json.loads(top.stdout)[0]["index"])
+    shown = subprocess.run([NETSIEVE, "show", "first", index], check=True, capture_output=True, env=environment)
+    assert b"val_accuracy  " in shown.stdout
+
+
+def test_strings_from_a_closed_stdin_are_refused() -> None:
+    """In one line, as any other input that is none."""
+    asked = subprocess.run(f"{NETSIEVE} check - <&-", shell=True, check=False, capture_output=True, text=True)
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert asked.stderr.startswith("Error: STRING -: stdin is closed")

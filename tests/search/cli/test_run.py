@@ -253,7 +253,7 @@ def test_a_run_without_results_tells_what_its_workers_did(
     """When it leaves: their time since something was last recorded counts as any other."""
 
     class Idle:
-        def __init__(self, *_: object) -> None:
+        def __init__(self, *_: object, **__: object) -> None:
             pass
 
         def __call__(self) -> str:

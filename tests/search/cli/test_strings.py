@@ -109,6 +109,9 @@ def test_a_search_that_draws_takes_no_list(cli: Cli, search: Callable[..., Resul
         (["{broken"], "line 1: '{broken' is neither a layer string nor JSON"),
         (["index,layers", "0,"], "line 2: malformed layer string"),
         (["index,layers", "0"], "line 2: malformed layer string"),
+        (["a" * 200_000], "line 1: malformed layer string"),
+        (["index,layers", "a" * 2_000_000], "line 2: is longer than 1,048,576 characters"),
+        (['{"a":' + "[" * 100_000], "is neither a layer string nor JSON"),
     ],
 )
 def test_a_bad_list_names_its_line(cli: Cli, search: Callable[..., Result], lines: list[str], says: str) -> None:
@@ -120,9 +123,14 @@ def test_a_bad_list_names_its_line(cli: Cli, search: Callable[..., Result], line
 
 
 def test_a_file_that_cannot_be_read_is_named(cli: Cli, place: Path) -> None:
-    """Missing, a folder, or not text."""
+    """Missing, a folder, not text, or without an end."""
     (place / "bytes").write_bytes(b"\xff\xfe\x00")
-    for path, says in (("none.txt", "No such file"), (str(place), "directory"), ("bytes", "not UTF-8 text")):
+    for path, says in (
+        ("none.txt", "No such file"),
+        (str(place), "directory"),
+        ("bytes", "not UTF-8 text"),
+        ("/dev/zero", "line 1: is longer"),
+    ):
         result = cli("run", "listed", "--strings", path)
         assert result.exit_code == 2
         assert says in result.stderr
