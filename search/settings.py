@@ -76,20 +76,13 @@ class SearchSettings:
             "recipe": asdict(self.recipe),
             "device": self.device,
         }
-        later = {
-            "test": self.test,
-            "training_version": self.training_version,
-            "test_sha256": self.test_sha256,
-            "lengths": self.lengths and list(self.lengths),
+        later = {  # each with what older searches are, which are stored without it
+            "test": (self.test, False),
+            "training_version": (self.training_version, 1),
+            "test_sha256": (self.test_sha256, ""),
+            "lengths": (self.lengths and list(self.lengths), None),
         }
-        before = {
-            "test": False,
-            "training_version": 1,
-            "test_sha256": "",
-            "lengths": None,
-        }  # what older searches are, stored without
-        later = {name: value for name, value in later.items() if value != before[name]}
-        return {**values, **later}
+        return {**values, **{name: value for name, (value, before) in later.items() if value != before}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SearchSettings":

@@ -8,7 +8,7 @@ What is the same for every kind of database is here; what is not, in ``sqlite`` 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -124,19 +124,15 @@ def _remove_unused(database: Database, made: Sequence[Path]) -> None:
 
     Its lock is held meanwhile: who waits for it finds the file gone, and says so.
     """
-    sizes = [path.stat().st_size if path.exists() else 0 for path in made]
-    is_unused = sizes[0] <= ONE_PAGE and sizes[1] == 0  # no table, nor a log of any: there was not even room for that
-    with (
-        suppress(exc.SQLAlchemyError, NetsieveError),
-        _closed_at_end(database.writer()) as engine,
-        engine.begin() as connection,
-    ):
-        has_tables = search.name in sa.inspect(connection).get_table_names()
-        is_unused = False  # or it is gone, and the next of that name may be another's
-        if not has_tables or not connection.scalar(sa.select(sa.exists().select_from(search))):
+    try:
+        with _closed_at_end(database.writer()) as engine, engine.begin() as connection:
+            has_tables = search.name in sa.inspect(connection).get_table_names()
+            if not has_tables or not connection.scalar(sa.select(sa.exists().select_from(search))):
+                _remove(made)
+    except (exc.SQLAlchemyError, NetsieveError):  # on a full disk even a lock may find no room
+        sizes = [path.stat().st_size if path.exists() else 0 for path in made]
+        if sizes[0] <= ONE_PAGE and not sizes[1]:  # no table, nor a log of one, now that the lock was waited for
             _remove(made)
-    if is_unused:
-        _remove(made)
 
 
 def _remove(paths: Sequence[Path]) -> None:

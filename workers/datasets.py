@@ -109,6 +109,13 @@ def load_test(name: str, data_dir: Path) -> Dataset | None:
     raise _unknown(name)
 
 
+def require_stored(name: str, search: str, *, may_be_elsewhere: bool = True) -> None:
+    """Raise DataError where a search was made with a file of one's own that is gone; can another place be named?"""
+    if name.endswith(".npz") and not Path(name).exists():
+        otherwise = ", or give --dataset with its new place" if may_be_elsewhere else ""
+        raise DataError(f"dataset {name}: no such file, and search {search} trains on it; put it back there{otherwise}")
+
+
 def _unknown(name: str) -> DataError:
     return DataError(f"--dataset {quoted(name)}: must be one of {', '.join(NAMES)}, or a file ending in .npz")
 

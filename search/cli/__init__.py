@@ -7,6 +7,7 @@ and questions to the database answer at once.
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class OneLineErrors(click.Group):
     def main(self, args: Sequence[str] | None = None, *_: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command and exit with its code."""
         code: Any
+        _show_what_can_be_shown()
         try:
             code = super().main(args, standalone_mode=False, **extra)
         except click.exceptions.Exit as error:
@@ -84,6 +86,12 @@ class OneLineErrors(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere
             ctx.exit(0)
         return answer
+
+
+def _show_what_can_be_shown() -> None:
+    """A '?' for what a terminal of another encoding has not, as the blocks of a curve: data are ASCII, or bytes."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _drop_what_nobody_reads() -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.candidates import Status
-from search.cli.files import require_dataset
 from search.cli.launch import work_on
 from search.cli.options import Options, work_options
 from search.cli.output import Record, as_record, cell, columns, format_option, print_many, tell
@@ -66,14 +65,14 @@ def confirm(ctx: click.Context, /, name: str, top: int, seeds: int, style: str, 
     test images, which nothing was chosen by. Each seed is a search of its own (NAME.confirm-1, ...):
     type the command again to go on after an interruption, or with more seeds or a larger --top.
     """
-    from workers.datasets import load
+    from workers.datasets import load, require_stored
 
     search, best = _chosen(name, top, work["url"])
     names = [require_name(f"{name}.confirm-{number}") for number in range(1, seeds + 1)]
     settings = search.settings
     require_trainable(name, settings)
     _require_same_training(work["url"], name, settings, names)
-    require_dataset(name, settings.dataset)
+    require_stored(settings.dataset, name, may_be_elsewhere=False)
     require_same_images(load(settings.dataset, work["data_dir"] or default_data_dir()), name, settings)
     code = 0
     for number, confirming in enumerate(names, 1):

@@ -1,7 +1,4 @@
-"""Files that appear whole or not at all, whatever ends the command; and those that are not where they were.
-
-A command may end by an error, Ctrl-C, kill -9, or a full disk.
-"""
+"""Files that appear whole or not at all, whatever ends the command: an error, Ctrl-C, kill -9, a full disk."""
 
 import os
 import secrets
@@ -11,9 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from search.errors import DataError, NotWritten, SettingsError
-
-ITS_NEW_PLACE = ", or give --dataset with its new place"
+from search.errors import NotWritten, SettingsError
 
 
 def standard_output() -> BinaryIO:
@@ -36,14 +31,6 @@ def require_place(option: str, path: Path) -> None:
             raise SettingsError(f"{option} {path}: folder {path.parent} cannot be written to; give another")
     except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
         raise SettingsError(f"{option} {path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def require_dataset(name: str, dataset: str, otherwise: str = "") -> None:
-    """Raise DataError where a search trains on a file of one's own that is gone; ``otherwise`` than to put it back."""
-    if dataset.endswith(".npz") and not Path(dataset).exists():
-        raise DataError(
-            f"dataset {dataset}: no such file, and search {name} trains on it; put it back there{otherwise}"
-        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""netsieve run and resume: from options to a search, its workers, and an end.
+"""netsieve run and resume: from options to a search, and an end.
 
 Everything that can be wrong with what was typed is found before Ray starts and before anything is
 written: options, space, dataset, database, and differences from the stored search.
@@ -9,8 +9,8 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from search.cli.files import ITS_NEW_PLACE, require_dataset
 from search.cli.options import Options, gather, run_options
 from search.cli.output import columns, tell
 from search.cli.parameters import NO_LENGTHS, Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
+from search.cli.start import quiet_stdout, require_cores, sees_gpu, start_workers, trainers_of, wants_gpu
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
 from search.run import Counts, Executor, Run, StopRequest
 from search.settings import Limits, Recipe, SearchSettings, difference, require_trainable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from search.sieve import Drawn, Judge
     from storage.queries import Beside, SearchRow, Standing
     from workers.datasets import Dataset
-    from workers.executors import WorkerPlan
 
 
 # ------------------------------------------------------------------ the commands
@@ -92,9 +91,9 @@ def work_on(name: str, options: Options, *, must_exist: bool) -> tuple[str | Non
         return None, []
     dataset, test, settings = _prepare(name, options, settled.stored)
     with ExitStack() as stack:
-        stack.enter_context(_quiet_stdout())
+        stack.enter_context(quiet_stdout())
         with ending_at_once():
-            executor, settings = _start_workers(options, dataset, test, settings, stack)
+            executor, settings = start_workers(options, dataset, test, settings, stack)
         return _work(name, options, settings, settled.limits, executor, settled.listed, stack)
 
 
@@ -114,7 +113,7 @@ def _settle(name: str, options: Options, *, must_exist: bool) -> _Settled:
 
     limits = _limits(options)
     _require_consistent(options)
-    _require_cores(options)
+    require_cores(options)
     stored, standing = _look_up(name, options, must_exist=must_exist)
     _warn_of_a_password(options)
     if stored is None or standing is None:
@@ -140,7 +139,7 @@ def _forecast(name: str, options: Options, settled: _Settled) -> None:
     from storage.engine import serves_many_machines
 
     dataset, _, settings = _prepare(name, options, settled.stored)
-    wanted, is_gpu = _wants_gpu(options, settings), _sees_gpu()
+    wanted, is_gpu = wants_gpu(options, settings), sees_gpu()
     if wanted and not is_gpu:
         raise SettingsError(
             f"--dry-run {wanted}: torch sees no GPU here to time a training on; ask on a machine that has one, "
@@ -157,33 +156,9 @@ def _forecast(name: str, options: Options, settled: _Settled) -> None:
         dataset,
         settled.limits,
         before,
-        _trainers(options, settings),
+        trainers_of(options, settings),
         is_postgres=serves_many_machines(options.url),
     )
-
-
-def _trainers(options: Options, settings: SearchSettings) -> int | str:
-    """How many workers will train at once as fast as one does here alone; or why that cannot be told without Ray.
-
-    Raises SettingsError as the run would, where there are fewer.
-    """
-    from workers.executors import cores, plan
-
-    if options.workers == 0:
-        return 1
-    if options.ray_address is not None:
-        if options.workers is None or settings.device != "cpu":
-            return "--workers and --device say how many of the cluster's, and what they train on"
-        return options.workers
-    import torch
-
-    available = {"CPU": float(options.workers or cores()), "GPU": float(torch.cuda.device_count())}
-    planned = plan(available, settings.device or None, options.workers, options.gpus_per_worker)
-    assert planned.workers is not None  # of this machine
-    if 0 < planned.gpus_per_worker < 1:
-        return "workers that share a GPU slow each other down"
-    _tell_of_sharing(planned.workers)
-    return min(planned.workers, cores())
 
 
 def _require_consistent(options: Options) -> None:
@@ -207,25 +182,6 @@ def _require_consistent(options: Options) -> None:
         raise SettingsError(f"--workers 0 --ray-address {options.ray_address}: 0 workers train without Ray; drop one")
     if options.workers != 0 and options.ray_address is not None:
         _require_address(options.ray_address)
-
-
-def _require_cores(options: Options) -> None:
-    """Raise SettingsError for so many workers of this machine that they would hinder each other rather than train."""
-    from workers.executors import MOST_WORKERS_A_CORE, cores
-
-    most = MOST_WORKERS_A_CORE * cores()
-    if options.ray_address is None and (options.workers or 0) > most:
-        raise SettingsError(
-            f"--workers {options.workers}: the most is {most}, for this machine has {_cores_here()}; leave it out for "
-            "as many as are of use"
-        )
-
-
-def _cores_here() -> str:
-    """How many cores this process may use, in words."""
-    from workers.executors import cores
-
-    return f"{cores()} core{'s' if cores() > 1 else ''}"
 
 
 def _limits(options: Options) -> Limits:
@@ -394,13 +350,13 @@ def _prepare(
 
     A stored search's own, once they agree. Raises DataError, SettingsError.
     """
-    from workers.datasets import TRANSPOSE, load, load_test, require_fit
+    from workers.datasets import TRANSPOSE, load, load_test, require_fit, require_stored
 
     if stored is None or "dataset" in options.typed:
         source = options.dataset
     else:
         source = stored.dataset
-        require_dataset(name, source, ITS_NEW_PLACE)
+        require_stored(source, name)
     dataset = load(source, options.data_dir or default_data_dir())
     require_fit(dataset, stored.space if stored else options.space)
     is_tested = stored.test if stored else options.test
@@ -443,101 +399,6 @@ def _new_settings(
         training_version=options.training_version,
         test_sha256=test.sha256() if test else "",
     )
-
-
-# ------------------------------------------------------------------ workers
-
-
-def _start_workers(
-    options: Options, dataset: "Dataset", test: "Dataset | None", settings: SearchSettings, stack: ExitStack
-) -> "tuple[Executor, SearchSettings]":
-    """The executor, and the settings with the device that it trains on. Raises SettingsError, Stopped."""
-    from workers.deferred import DeferredTrainer
-
-    def trainer(device: str) -> DeferredTrainer:
-        made = settings.space.rules, settings.recipe, settings.seed, device
-        return DeferredTrainer(dataset, *made, test, settings.training_version)
-
-    executor: Executor
-    wanted = _wants_gpu(options, settings)
-    here = options.ray_address is None or options.workers == 0
-    if wanted and here and not _sees_gpu():
-        raise SettingsError(f"{wanted}: torch sees no GPU here; train with --device cpu, or give --ray-address")
-    if options.workers == 0:
-        from workers.executors import InProcessExecutor
-
-        device = settings.device or ("cuda" if _sees_gpu() else "cpu")
-        executor = InProcessExecutor(trainer(device))
-    else:
-        from workers.executors import GROWTH_TIMEOUT_S, START_TIMEOUT_S, plan
-        from workers.ray_cluster import connect, disconnect, resources
-        from workers.ray_executor import RayExecutor
-
-        is_ours = options.ray_address is None
-        if is_ours:
-            _tell_of_sharing(options.workers or 0)
-        tell("starting Ray" if is_ours else f"joining {options.ray_address}")
-        connect(options.ray_address, options.workers)
-        stack.callback(disconnect)
-        timeout_s = options.worker_timeout or (START_TIMEOUT_S if is_ours else GROWTH_TIMEOUT_S)
-        available = resources() if is_ours or wanted or settings.device else _something(timeout_s)
-        asked = settings.device or None, options.workers, options.gpus_per_worker
-        workers = plan(available, *asked, may_grow=not is_ours)
-        device = workers.device
-        if not is_ours and not settings.device:
-            tell(f"the search trains on {'GPUs' if device == 'cuda' else 'CPUs'}, as this cluster has now")
-        if device == "cuda" and not available.get("GPU"):
-            tell("no node of the Ray cluster has a GPU yet: waiting for one; --device cpu trains on CPU cores")
-        executor = RayExecutor(trainer(device), workers, timeout_s)
-        _tell_of_missing(executor.workers, workers)
-    stack.callback(executor.close)
-    return executor, replace(settings, device=device)
-
-
-def _something(timeout_s: float) -> dict[str, float]:
-    """What a cluster has, once it has a core: so that it is not settled on a CPU before its GPUs are there."""
-    from workers.ray_cluster import has_cores, resources, wait_for_cores
-
-    available = resources()
-    if has_cores(available):
-        return available
-    tell("the Ray cluster has no CPU core yet, so what this search trains on is open until it has; --device settles it")
-    return wait_for_cores(timeout_s)
-
-
-def _tell_of_missing(there: int, workers: "WorkerPlan") -> None:
-    """Say at once that workers wait for a place, which may take long."""
-    if workers.workers and there < workers.workers:
-        tell(f"the Ray cluster has room for {there} of {workers.workers} workers; the others start when nodes join")
-
-
-def _tell_of_sharing(workers: int) -> None:
-    """Say that more workers of this machine than it has cores are of no use."""
-    from workers.executors import cores
-
-    if workers > cores():
-        tell(f"{workers} workers share {_cores_here()}: they train no faster than {cores()}")
-
-
-def _wants_gpu(options: Options, settings: SearchSettings) -> str | None:
-    """The option that says so, if training needs a GPU."""
-    if options.gpus_per_worker is not None:
-        return f"--gpus-per-worker {options.gpus_per_worker:g}"
-    return "--device cuda" if settings.device == "cuda" else None
-
-
-def _sees_gpu() -> bool:
-    """Whether torch, which takes a second or two to import, sees a GPU in this process."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Ray prints of lost workers on stdout; they are in the database, and stdout is for data."""
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        yield
 
 
 # ------------------------------------------------------------------ the run

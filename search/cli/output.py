@@ -43,24 +43,18 @@ def format_option(*more: str) -> Callable[[Command], Command]:
 def print_one(style: str, record: Record, table: Callable[[], str]) -> None:
     """Print an answer about one thing: an object."""
     if style == "table":
-        click.echo(_for_terminal(table()))
+        click.echo(table())
     elif style == "csv":
         write_csv(standard_output(), list(record), [list(record.values())])
     else:
         click.echo(json.dumps(record, allow_nan=False))
 
 
-def _for_terminal(text: str) -> str:
-    """With '?' for what a terminal of another encoding cannot show, as the blocks of a curve."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
-
-
 def print_many(style: str, records: Iterable[Record], table: Callable[[Iterator[Record]], Iterator[str]]) -> None:
     """Print an answer about several things, as they come: a list, or an object or row a line."""
     if style == "table":
         for line in table(iter(records)):
-            click.echo(_for_terminal(line))
+            click.echo(line)
     elif style == "jsonl":
         for record in records:
             click.echo(json.dumps(record, allow_nan=False))

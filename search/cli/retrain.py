@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from search.candidates import FailureReason, Measurement, Outcome, Status
-from search.cli.files import ITS_NEW_PLACE, require_dataset
 from search.cli.output import Record, as_record, cell, columns, print_one, tell
 from search.cli.parameters import (
     INDEX,
@@ -172,10 +171,10 @@ def _request(
     replace(settings.recipe, **numbers)  # out of range: said before torch and the images are loaded
     import torch
 
-    from workers.datasets import load, load_test, require_fit
+    from workers.datasets import load, load_test, require_fit, require_stored
 
     if source is None:
-        require_dataset(name, settings.dataset, ITS_NEW_PLACE)
+        require_stored(settings.dataset, name)
     dataset = load(source or settings.dataset, data_dir)
     test = load_test(source or settings.dataset, data_dir)
     for images in (dataset, test):

@@ -61,7 +61,7 @@ def traced(began: float, words: list[str]) -> None:
 
     note(0)
     then(launch, "_prepare", lambda _: note(2), before=1)
-    start_workers = launch._start_workers
+    start_workers = launch.start_workers
 
     def start(*args: Any) -> Any:
         from workers import ray_cluster, ray_executor
@@ -81,7 +81,7 @@ def traced(began: float, words: list[str]) -> None:
             print(json.dumps(ends), file=sys.__stdout__, flush=True)  # stdout is put aside in a run
             os.kill(os.getpid(), signal.SIGINT)
 
-    launch._start_workers = start
+    launch.start_workers = start
     from search import run
 
     then(run.Run, "_claim", lambda _: note(6))
