@@ -23,7 +23,7 @@ from search.cli.output import columns, tell
 from search.cli.parameters import NO_LENGTHS, Reasons, default_data_dir, name_argument
 from search.cli.results import best_candidates, ranking_table, reading
 from search.cli.signals import asking_to_stop, ending_at_once, exit_code
-from search.cli.start import quiet_stdout, require_cores, sees_gpu, start_workers, trainers_of, wants_gpu
+from search.cli.start import no_gpu, quiet_stdout, require_cores, sees_gpu, start_workers, trainers_of, wants_gpu
 from search.errors import DatabaseAway, NetsieveError, SettingsError, Stopped, quoted
 from search.run import Counts, Executor, Run, StopRequest
 from search.settings import Limits, Recipe, SearchSettings, difference, require_trainable
@@ -142,8 +142,7 @@ def _forecast(name: str, options: Options, settled: _Settled) -> None:
     wanted, is_gpu = wants_gpu(options, settings), sees_gpu()
     if wanted and not is_gpu:
         raise SettingsError(
-            f"--dry-run {wanted}: torch sees no GPU here to time a training on; ask on a machine that has one, "
-            "or with --device cpu"
+            f"--dry-run {wanted}: {no_gpu()} to time a training on; ask on a machine that has one, or with --device cpu"
         )
     if settled.standing is None:
         before = Begun(Counts(settled.limits.candidates, drawn=0, rejected=0, completed=0, failed=0, open=0))

@@ -68,7 +68,7 @@ def start_workers(
     wanted = wants_gpu(options, settings)
     here = options.ray_address is None or options.workers == 0
     if wanted and here and not sees_gpu():
-        raise SettingsError(f"{wanted}: torch sees no GPU here; train with --device cpu, or give --ray-address")
+        raise SettingsError(f"{wanted}: {no_gpu()}; train with --device cpu, or give --ray-address")
     if options.workers == 0:
         from workers.executors import InProcessExecutor
 
@@ -144,6 +144,15 @@ def sees_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def no_gpu() -> str:
+    """Why training on GPUs is refused here: the machine has none for torch, or torch was built without."""
+    import torch
+
+    if torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        return "torch sees no GPU here"
+    return f"torch {torch.__version__} is built for CPUs, and sees no GPU here"
 
 
 @contextmanager

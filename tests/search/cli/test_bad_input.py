@@ -19,6 +19,7 @@ import pytest
 import torch
 from click.testing import Result
 
+from search.cli.start import no_gpu
 from search.errors import Stopped
 
 Cli = Callable[..., Result]
@@ -268,10 +269,16 @@ def test_gpus_that_are_hidden_are_not_there(place: Path, visible: str) -> None:
         env=os.environ | {"CUDA_VISIBLE_DEVICES": visible}, cwd=place, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr == (
-        "Error: --device cuda: torch sees no GPU here; train with --device cpu, or give --ray-address\n"
-    )
+    assert answer.stderr == (f"Error: --device cuda: {no_gpu()}; train with --device cpu, or give --ray-address\n")
     assert not list(place.glob("*.db"))
+
+
+@pytest.mark.parametrize("is_built", [True, False])
+def test_a_torch_without_cuda_is_the_reason_that_is_given(monkeypatch: pytest.MonkeyPatch, is_built: bool) -> None:
+    """Another torch is to be installed then; where it has CUDA, it is the machine that has no GPU."""
+    monkeypatch.setattr("torch.backends.cuda.is_built", lambda: is_built)
+    assert no_gpu().endswith("torch sees no GPU here") == is_built
+    assert ("is built for CPUs, and sees no GPU here" in no_gpu()) != is_built
 
 
 # ------------------------------------------------------------------ the user's own images
