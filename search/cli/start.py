@@ -150,9 +150,8 @@ def no_gpu() -> str:
     """Why training on GPUs is refused here: the machine has none for torch, or torch was built without."""
     import torch
 
-    if torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
-        return "torch sees no GPU here"
-    return f"torch {torch.__version__} is built for CPUs, and sees no GPU here"
+    is_built = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+    return f"torch sees no GPU here{'' if is_built else f' ({torch.__version__} is built for CPUs)'}"
 
 
 @contextmanager
